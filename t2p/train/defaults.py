@@ -1,0 +1,75 @@
+"""The settings that every training config shares; configs/<method>/<stage>.py start from these."""
+
+from __future__ import annotations
+
+import ml_collections
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """A new config with every shared key at its default; a config file overrides and adds `stage`, `model`, `loss`."""
+    c = ml_collections.ConfigDict()
+    c.stage = ""  # key of t2p.methods.registry.STAGES
+    c.seed = 0
+    c.steps = 1000
+    c.batch_size = 64  # global, per optimiser step
+    c.accumulation = 1  # micro-batches per optimiser step; gradients are averaged
+    c.accelerator = ""  # "cpu", "gpu" or "tpu": required and refused if absent; "" takes what is there
+    c.dtype = "float32"  # compute; parameters and coordinates stay float32
+    c.remat = False
+    c.scan_layers = False
+    c.attention = "auto"  # auto, matmul, xla or cudnn: see t2p.models.layers
+
+    c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: what is left
+    # Ordered (regex on the parameter's path, partition per axis); first match wins, else by shape over fsdp.
+    c.sharding = ()
+
+    c.optimizer = ml_collections.ConfigDict(
+        {
+            "name": "adamw",  # adamw or adam
+            "learning_rate": 1e-4,
+            "schedule": "cosine",  # cosine or constant
+            "warmup_steps": 0,
+            "warmup_init": 0.0,  # learning rate at step 0 of the warm-up
+            "final": 0.0,  # learning rate at the end of the cosine
+            "weight_decay": 0.0,
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "clip_norm": 0.0,  # 0: none
+            "ema": 0.0,  # decay of the averaged parameters; 0: none
+            "freeze": (),  # regexes of parameter paths that are not trained
+        }
+    )
+    c.text = ml_collections.ConfigDict({"encoder": "hashed", "path": "", "width": 768})
+
+    c.data = ml_collections.ConfigDict()
+    c.data.sources = ml_collections.ConfigDict()  # name -> source_config()
+    c.data.validation = ml_collections.ConfigDict()
+    c.data.workers = 0  # loader processes; 0: threads of this one
+    c.data.skip_damaged = False
+    c.data.augment = ml_collections.ConfigDict(
+        {"probability": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "shift": 0}
+    )
+
+    c.eval = ml_collections.ConfigDict({"every": 500, "batches": 0})  # 0 batches: the whole validation split
+    c.checkpoint = ml_collections.ConfigDict({"every": 500, "keep": 2, "best": "val/loss", "mode": "min"})
+    c.log = ml_collections.ConfigDict({"every": 20, "tensorboard": True, "wandb": ""})  # wandb: project name
+    c.init_from = ml_collections.ConfigDict()  # stage name -> {"path", "rules": ((regex, action), ...)}
+    return c
+
+
+def source_config(
+    path: str = "", split: str = "train", tracks: str = "", weight: float = 1.0
+) -> ml_collections.ConfigDict:
+    """One source of a mixture. `tasks` and `fields` keep only those named; `fraction` the first part of each task."""
+    return ml_collections.ConfigDict(
+        {
+            "path": path,
+            "split": split,
+            "tracks": tracks,
+            "weight": weight,
+            "fraction": 1.0,
+            "tasks": (),
+            "fields": (),
+        }
+    )
