@@ -19,6 +19,10 @@ from etils import epath
 PathLike = str | os.PathLike
 
 
+class UserError(ValueError):
+    """Something that the user gave is wrong; the message says what was given, what was expected, what to do."""
+
+
 def is_remote(path: PathLike) -> bool:
     """True for gs://, s3:// and the like."""
     return "://" in os.fspath(path)
