@@ -1,0 +1,43 @@
+# `make demo` and `make test` set everything up in .venv: no root, no other step.
+PYTHON ?= python3
+VENV := .venv
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+STAMP := $(VENV)/installed-$(VERSION)
+BIN := $(VENV)/bin
+VIDEO ?=
+OUT ?= out/demo
+JOBS ?= 2
+
+.PHONY: demo test test-long lint clean
+
+demo: $(STAMP)
+	$(BIN)/t2p demo --out $(OUT) $(foreach v,$(VIDEO),--video $(v))
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs -m long
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Another PYTHON or other pins make a new environment.
+$(STAMP): requirements.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "t2p needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Name another: PYTHON=python3.12 make ..." % v)'
+	rm -rf $(VENV)
+	@if command -v uv >/dev/null 2>&1; then \
+	  echo "installing with uv"; \
+	  uv venv -q --python $(PYTHON) $(VENV) && uv pip install -q --python $(BIN)/python -r requirements.txt && \
+	  uv pip install -q --python $(BIN)/python --no-deps -e .; \
+	else \
+	  echo "installing with pip"; \
+	  $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q -r requirements.txt && \
+	  $(BIN)/python -m pip install -q --no-deps -e .; \
+	fi
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build out *.egg-info
