@@ -1,0 +1,198 @@
+"""How well a stage predicts tracks: against the truth, against simple rules, and with its cues taken away.
+
+The measures are over future steps (1 .. T - 1 of the window; step 0 is given), over points that are visible and
+steps that are real (not padding), and, where they say "moving", over points that travel more than two pixels from
+their place at step 0 within the window. Pixels are those of the image that the stage sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from t2p import pytrees  # noqa: F401
+from t2p.io import UserError
+from t2p.methods.base import Stage, Variables
+from t2p.metrics.tracks import track2act_delta
+from t2p.types import Array, Batch, FieldWindow, Tracks, WindowSpec
+
+HISTORY = (-2, -1)  # the two frames before t, for the constant-velocity rule
+MOVING_PIXELS = 2.0
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Held-out examples. batch: what the stage sees (rows of all clips in order); truth: Tracks [R, T, N, 2] of
+    the stage's window; history: Tracks [R, 2, N, 2] of the two frames before, or None; frames: {row: [T, H, W, 3]}
+    real frames of the window for the rows kept as samples."""
+
+    batch: Batch
+    truth: Tracks
+    history: Tracks | None
+    frames: Mapping[int, np.ndarray]
+
+    @property
+    def rows(self) -> int:
+        return len(self.truth.points)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image that the stage sees."""
+        return next(iter(self.batch.images.values())).shape[2:4]
+
+
+def evaluation_window(window: WindowSpec) -> WindowSpec:
+    """A stage's window with the two frames before t in front of its tracks, and the pictures of all its steps."""
+    assert window.tracks is not None and window.images is not None
+    steps = window.tracks.offsets
+    images = FieldWindow((*window.images.offsets, *steps), window.images.pad)
+    if window.track_steps is not None:  # resampled in time: the frames before t have no place in it
+        return replace(window, images=images)
+    return replace(window, images=images, tracks=replace(window.tracks, offsets=(*HISTORY, *steps)))
+
+
+def gather(window: WindowSpec, batches: Iterable[Batch], samples: int = 8) -> Clips:
+    """Collects the rows of evaluation batches that were cut with `evaluation_window(window)`.
+
+    samples: how many rows, evenly spread, keep the frames of all their steps."""
+    assert window.images is not None and window.track_set is not None
+    seen = len(window.images.offsets)
+    parts: list[Batch] = []
+    films: list[np.ndarray] = []
+    for batch in batches:
+        view = next(iter(batch.images))
+        keep = np.ones(len(batch.images[view]), bool) if batch.mask is None else np.asarray(batch.mask)
+        batch = jax.tree.map(lambda x, keep=keep: np.asarray(x)[keep], batch.replace(mask=None))
+        films.extend(batch.images[view][:, seen:])
+        parts.append(batch.replace(images={v: x[:, :seen] for v, x in batch.images.items()}))
+    if not parts:
+        raise UserError("the evaluation data has no examples; expected at least one clip in the split")
+    whole = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+    (view,) = whole.tracks[window.track_set]
+    tracks = whole.tracks[window.track_set][view]
+    before = len(HISTORY) if window.track_steps is None else 0
+    truth, history = _cut(tracks, slice(before, None)), _cut(tracks, slice(0, before)) if before else None
+    batch = whole.replace(tracks={window.track_set: {view: truth}})
+    rows = np.unique(np.linspace(0, len(truth.points) - 1, samples).astype(int))
+    return Clips(batch, truth, history, {int(r): films[r] for r in rows})
+
+
+def _cut(tracks: Tracks, steps: slice) -> Tracks:
+    valid = None if tracks.valid is None else tracks.valid[:, steps]
+    return tracks.replace(points=tracks.points[:, steps], visible=tracks.visible[:, steps], valid=valid)
+
+
+def no_motion(clips: Clips) -> np.ndarray:
+    """Every point stays where it is at t: [R, T, N, 2]."""
+    return np.broadcast_to(clips.truth.points[:, :1], clips.truth.points.shape)
+
+
+def constant_velocity(clips: Clips) -> np.ndarray | None:
+    """Every point goes on from t with its velocity between the two frames before t: [R, T, N, 2]."""
+    if clips.history is None:
+        return None
+    velocity = clips.history.points[:, 1] - clips.history.points[:, 0]
+    steps = np.arange(clips.truth.points.shape[1], dtype=np.float32)
+    return clips.truth.points[:, :1] + steps[None, :, None, None] * velocity[:, None]
+
+
+def other_clip(clips: Clips) -> np.ndarray:
+    """A row of another clip for each row: half-way round, where the rows of one clip lie side by side."""
+    return np.roll(np.arange(clips.rows), clips.rows // 2)
+
+
+def predictions(stage: Stage, variables: Variables, clips: Clips, batch_size: int = 64) -> dict[str, np.ndarray]:
+    """{who: [R, T, N, 2]}: the model, the same with image and sentence of another clip, and the two rules."""
+    order = other_clip(clips)
+    images = {v: x[order] for v, x in clips.batch.images.items()}
+    text = None if clips.batch.text is None else clips.batch.text[order]
+    run = jax.jit(lambda v, b: stage.predict(v, b, jax.random.key(0)).tracks.points)
+    result = {
+        "model": _in_batches(run, variables, clips.batch, batch_size),
+        "model, image and sentence of another clip": _in_batches(
+            run, variables, clips.batch.replace(images=images, text=text), batch_size
+        ),
+        "model, image of another clip": _in_batches(run, variables, clips.batch.replace(images=images), batch_size),
+        "model, sentence of another clip": _in_batches(run, variables, clips.batch.replace(text=text), batch_size),
+        "no motion": no_motion(clips),
+    }
+    velocity = constant_velocity(clips)
+    return result if velocity is None else {**result, "constant velocity": velocity}
+
+
+def _in_batches(run: Any, variables: Variables, batch: Batch, size: int) -> np.ndarray:
+    """Runs a jitted prediction over all rows with one shape; the last rows are filled up by repetition."""
+    rows = len(jax.tree.leaves(batch)[0])
+    parts = []
+    for start in range(0, rows, size):
+        index = np.minimum(np.arange(start, start + size), rows - 1)
+        part = jax.tree.map(lambda x, index=index: x[index], batch)
+        parts.append(np.asarray(run(variables, part))[: min(size, rows - start)])
+    return np.concatenate(parts)
+
+
+def counted(clips: Clips) -> np.ndarray:
+    """[R, T, N] bool: the future, real, visible steps of rows whose two earlier frames exist."""
+    weight = np.array(clips.truth.visible, bool)
+    weight[:, 0] = False
+    if clips.truth.valid is not None:
+        weight &= np.asarray(clips.truth.valid)[:, :, None]
+    if clips.history is not None and clips.history.valid is not None:
+        weight &= np.asarray(clips.history.valid).all(1)[:, None, None]
+    return weight
+
+
+def moving(clips: Clips, where: np.ndarray, pixels: float = MOVING_PIXELS) -> np.ndarray:
+    """[R, 1, N] bool: points that get more than `pixels` away from their place at t within the counted steps."""
+    away = np.linalg.norm(_to_pixels(clips.truth.points - clips.truth.points[:, :1], clips.size), axis=-1)
+    return (np.where(where, away, 0.0).max(1, keepdims=True)) > pixels
+
+
+def _to_pixels(points: Array, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(points, np.float64) * np.array([size[1], size[0]], np.float64)
+
+
+def measure(clips: Clips, predicted: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """{who: {measure: value}} on moving points and on all points; "by step" lists the mean distance per step.
+
+    mse: mean squared error per coordinate, px^2. ade: mean distance, px. delta: mean over 1..10 px of the share of
+    points within that distance (Track2Act)."""
+    where = counted(clips)
+    points = {"moving": where & moving(clips, where), "all": where}
+    if not points["moving"].any():
+        raise UserError(
+            f"no point moves more than {MOVING_PIXELS} px in the evaluation data; expected clips with motion"
+        )
+    return {who: _measure(clips, value, points) for who, value in predicted.items()}
+
+
+def _measure(clips: Clips, value: np.ndarray, points: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    error = _to_pixels(value - clips.truth.points, clips.size)
+    distance = np.linalg.norm(error, axis=-1)
+    result: dict[str, Any] = {}
+    for name, where in points.items():
+        result[f"mse ({name})"] = float((error**2).mean(-1)[where].mean())
+        result[f"ade ({name})"] = float(distance[where].mean())
+        result[f"delta ({name})"] = float(
+            track2act_delta(_to_pixels(value, clips.size), _to_pixels(clips.truth.points, clips.size), where)
+        )
+    where = points["moving"]
+    count = np.maximum(where.sum((0, 2)), 1)
+    result["by step"] = (np.where(where, distance, 0.0).sum((0, 2)) / count).tolist()
+    return result
+
+
+def verdict(result: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The ratios that say whether a model learned to read its cues, from squared errors on moving points."""
+    mse = {who: values["mse (moving)"] for who, values in result.items()}
+    ratios = {
+        "model / no motion": mse["model"] / mse["no motion"],
+        "another clip's cues / model": mse["model, image and sentence of another clip"] / mse["model"],
+    }
+    if "constant velocity" in mse:
+        ratios["model / constant velocity"] = mse["model"] / mse["constant velocity"]
+    return ratios
