@@ -1,7 +1,8 @@
 # `make demo` and `make test` set everything up in .venv: no root, no other step.
 PYTHON ?= python3
 VENV := .venv
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+INTERPRETER := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/installed-$(VERSION)
 BIN := $(VENV)/bin
 VIDEO ?=
@@ -26,11 +27,12 @@ lint: $(STAMP)
 
 # Another PYTHON or other pins make a new environment.
 $(STAMP): requirements.txt setup.cfg pyproject.toml
+	@test -n "$(INTERPRETER)" || { echo "$(PYTHON) does not run here; name a Python 3.11 to 3.13: PYTHON=... make ..."; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "t2p needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Name another: PYTHON=python3.12 make ..." % v)'
 	rm -rf $(VENV)
 	@if command -v uv >/dev/null 2>&1; then \
 	  echo "installing with uv"; \
-	  uv venv -q --python $(PYTHON) $(VENV) && uv pip install -q --python $(BIN)/python -r requirements.txt && \
+	  uv venv -q --python $(INTERPRETER) $(VENV) && uv pip install -q --python $(BIN)/python -r requirements.txt && \
 	  uv pip install -q --python $(BIN)/python --no-deps -e .; \
 	else \
 	  echo "installing with pip"; \
