@@ -1,0 +1,89 @@
+"""`t2p eval`: measures a checkpoint on held-out data; writes metrics.json and report.html."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from t2p.io import UserError, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a training workdir or converted checkpoint")
+    parser.add_argument("--which", default="best", help="best (default), latest, or a step")
+    parser.add_argument("--data", metavar="DIR", help="a dataset (default: the validation data of the checkpoint)")
+    parser.add_argument("--split", default="val", help="split of --data (default: val)")
+    parser.add_argument("--tracks", default="", help="track set of --data to compare with (default: the config's)")
+    parser.add_argument("--batches", type=int, default=0, help="so many batches at most (default: the whole split)")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: CHECKPOINT/eval)")
+
+
+def run(args: argparse.Namespace, rest: list[str]) -> int:
+    if rest:
+        raise UserError(f"unknown arguments {rest}; t2p eval --help lists what there is")
+    out = Path(args.out or Path(args.checkpoint) / "eval")
+    metrics = evaluate(args, out)
+    for who, values in metrics["measures"].items():
+        print(f"{who:44s} mse {values['mse (moving)']:9.3f} px²  delta {values['delta (moving)']:.3f}  (moving points)")
+    for name, value in metrics["ratios"].items():
+        print(f"{name:44s} {value:.3f}")
+    print(f"report: {out / 'report.html'}")
+    return 0
+
+
+def evaluate(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """Everything `t2p eval` does; returns what it wrote to metrics.json."""
+    from t2p.data.pipeline import evaluation_batches, sentences
+    from t2p.eval import report, track_report, tracks
+    from t2p.eval.restore import restore
+    from t2p.methods import language
+
+    restored = restore(args.checkpoint, int(args.which) if args.which.isdigit() else args.which)
+    config, stage = restored.config, restored.stage
+    sources = _sources(args, config)
+    data = config.data.copy_and_resolve_references()
+    data.sources = sources
+    text = language.embed(config.text, sentences(data)) if stage.window.text else None
+    batches = evaluation_batches(
+        sources,
+        tracks.evaluation_window(stage.window),
+        batch_size=args.batch_size,
+        text=text,
+        batches=args.batches,
+    )
+    clips = tracks.gather(stage.window, batches)
+    predicted = tracks.predictions(stage, restored.variables, clips, args.batch_size)
+    measures = tracks.measure(clips, predicted)
+    where = ", ".join(f"{s.path} ({s.split}, {s.tracks or stage.window.track_set})" for s in sources.values())
+    note = f"{config.stage} from {args.checkpoint} ({args.which}); held-out data: {where}; text: {config.text.encoder}."
+    metrics = {
+        "measures": measures,
+        "ratios": tracks.verdict(measures),
+        "examples": clips.rows,
+        "image_size": list(clips.size),
+        "data": where,
+        "text_encoder": config.text.encoder,
+        "versions": restored.meta["versions"],
+    }
+    write_json(out / "metrics.json", metrics)
+    curves = track_report.training_curves(args.checkpoint)
+    sections = track_report.track_sections(clips, predicted, measures, curves, note)
+    report.write_report(out / "report.html", f"t2p: {config.stage}", sections)
+    return metrics
+
+
+def _sources(args: argparse.Namespace, config: Any) -> Any:
+    """The validation sources of the checkpoint, or the dataset that the user names."""
+    import ml_collections
+
+    from t2p.train.defaults import source_config
+
+    if args.data:
+        named = next(iter(config.data.sources.values()), None)
+        source = source_config(args.data, args.split, args.tracks or (named.tracks if named is not None else ""))
+        return ml_collections.ConfigDict({"data": source})
+    if not config.data.validation:
+        raise UserError("the checkpoint's config has no validation data; name a dataset with --data DIR")
+    return config.data.validation

@@ -1,0 +1,98 @@
+"""`t2p predict`: draws the motion that a checkpoint predicts for the points of a picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from t2p.io import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a training workdir or converted checkpoint")
+    parser.add_argument("--which", default="best", help="best (default), latest, or a step")
+    parser.add_argument("image", metavar="IMAGE", help="a picture (PNG, JPEG)")
+    parser.add_argument("sentence", metavar="SENTENCE", help='what is to happen, such as "push the red square left"')
+    parser.add_argument(
+        "--points",
+        nargs="+",
+        metavar="X,Y",
+        help="points in units of the picture's width and height, 0,0 top left to 1,1 bottom right (default: a grid)",
+    )
+    parser.add_argument("--grid", type=int, default=12, help="side of the default grid of points (default: 12)")
+    parser.add_argument("--out", default="prediction.png", metavar="FILE", help=".png: a still; .mp4: a clip")
+
+
+def run(args: argparse.Namespace, rest: list[str]) -> int:
+    if rest:
+        raise UserError(f"unknown arguments {rest}; t2p predict --help lists what there is")
+    points = parse_points(args.points) if args.points else grid(args.grid)
+    if Path(args.out).suffix not in (".png", ".mp4"):
+        raise UserError(f"--out is {args.out!r}; expected a file that ends in .png or .mp4")
+    picture = read_image(args.image)
+    tracks = predict(args.checkpoint, args.which, picture, args.sentence, points)
+    _draw(args.out, picture, tracks)
+    moved = np.linalg.norm((tracks[-1] - tracks[0]) * [picture.shape[1], picture.shape[0]], axis=-1)
+    print(f"{len(points)} points, {len(tracks)} steps; largest motion {moved.max():.1f} px of {args.image}")
+    print(f"drawn: {args.out}")
+    return 0
+
+
+def parse_points(texts: list[str]) -> np.ndarray:
+    """["0.5,0.25", ...] -> [N, 2] float32, refused outside the picture."""
+    try:
+        points = np.array([[float(v) for v in text.split(",")] for text in texts], np.float32)
+        assert points.shape == (len(texts), 2)
+    except (ValueError, AssertionError):
+        raise UserError(f"--points is {texts}; expected pairs x,y such as 0.5,0.25") from None
+    if (points < 0).any() or (points > 1).any():
+        raise UserError(
+            f"--points is {texts}; expected numbers between 0 and 1: divide pixels by the picture's width and height"
+        )
+    return points
+
+
+def grid(side: int) -> np.ndarray:
+    """[side * side, 2] points at the centres of a regular grid."""
+    axis = (np.arange(side, dtype=np.float32) + 0.5) / side
+    return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+
+
+def read_image(path: str) -> np.ndarray:
+    """-> [H, W, 3] uint8."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return np.asarray(Image.open(path).convert("RGB"))
+    except (FileNotFoundError, UnidentifiedImageError) as e:
+        raise UserError(f"cannot read {path} as a picture ({e}); expected a PNG or JPEG file") from None
+
+
+def predict(checkpoint: str, which: str, picture: np.ndarray, sentence: str, points: np.ndarray) -> np.ndarray:
+    """-> [T, N, 2]: where the points go, in [0, 1]."""
+    import jax
+
+    from t2p.eval.restore import restore
+    from t2p.eval.single import image_batch
+    from t2p.methods import language
+
+    restored = restore(checkpoint, int(which) if which.isdigit() else which)
+    text = language.embed(restored.config.text, [sentence])[sentence] if restored.stage.window.text else None
+    batch = image_batch(restored, picture, text, points)
+    run = jax.jit(lambda v, b: restored.stage.predict(v, b, jax.random.key(0)).tracks.points)
+    return np.asarray(run(restored.variables, batch))[0]
+
+
+def _draw(out: str, picture: np.ndarray, tracks: np.ndarray) -> None:
+    from PIL import Image
+
+    from t2p.eval.overlay import draw_tracks, write_video
+
+    frames = np.repeat(picture[None], len(tracks), axis=0)
+    drawn = draw_tracks(frames, tracks, np.ones(tracks.shape[:2], bool), trail=len(tracks))
+    if out.endswith(".mp4"):
+        write_video(out, drawn, fps=6)
+    else:
+        Image.fromarray(drawn[-1]).save(out)
