@@ -1,0 +1,99 @@
+"""Readers of outside formats: one file each, found through the table below and imported when they are opened."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any, Protocol
+
+from etils import epath
+
+from t2p.io import PathLike, UserError, is_remote
+from t2p.types import Episode
+
+# kind -> (module, class). A class is called with the path and its own options.
+KINDS = {
+    "video": ("t2p.data.sources.video", "VideoSource"),
+    "clips": ("t2p.data.sources.clips", "ClipSource"),
+    "rlds": ("t2p.data.sources.rlds", "RldsSource"),
+    "lerobot": ("t2p.data.sources.lerobot", "LeRobotSource"),
+    "atm": ("t2p.data.sources.atm", "AtmSource"),
+    "amplify": ("t2p.data.sources.amplify", "AmplifySource"),
+    "npz": ("t2p.data.sources.npz", "NpzSource"),
+    "cotracker": ("t2p.data.sources.cotracker", "CoTrackerSource"),
+    "synthetic": ("t2p.data.sources.synthetic", "SyntheticSource"),
+    "dataset": ("t2p.data.sources.dataset", "DatasetSource"),
+}
+
+
+class SourceError(UserError):
+    """One recording cannot be read; the others of its source still can. key: which one; reason: why."""
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(key, reason)
+        self.key, self.reason = key, reason
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+
+class Source(Protocol):
+    """Recordings of one outside format. Picklable; an Episode's id is its key."""
+
+    def keys(self) -> list[str]:
+        """The recordings in a stable order; cheap: nothing is decoded."""
+        ...
+
+    def read(self, key: str) -> Episode:
+        """One recording, whole. Raises SourceError if it is broken."""
+        ...
+
+
+def open_source(path: PathLike, kind: str = "auto", **options: Any) -> Source:
+    """Opens the recordings at `path`.
+
+    kind: one of KINDS, or "auto": a t2p dataset, a LeRobot or RLDS directory, a clip table (.csv, .jsonl), or
+    video files and folders of frames. Formats of external tracks must be named. options: those of the
+    kind's class; size=(H, W), which resizes the frames, is common to all. Raises UserError.
+    """
+    kind = detect(path) if kind == "auto" else kind
+    if kind not in KINDS:
+        raise UserError(f"unknown kind of source {kind!r}; expected auto, {', '.join(KINDS)}")
+    module, name = KINDS[kind]
+    cls = getattr(importlib.import_module(module), name)
+    _check_options(kind, cls, options)
+    return cls(path, **options)
+
+
+def _check_options(kind: str, cls: type, options: dict[str, Any]) -> None:
+    known = list(inspect.signature(cls).parameters)[1:]
+    for name in options:
+        if name not in known:
+            raise UserError(f"a source of kind {kind!r} has no option {name!r}; it takes {', '.join(known)}")
+
+
+def detect(path: PathLike) -> str:
+    """The kind of what lies at `path`, judged by file names alone. Raises UserError if there is nothing known."""
+    if (epath.Path(path) / "manifest.json").exists():
+        return "dataset"
+    if is_remote(path):
+        raise UserError(f"{path}: only t2p datasets are read from remote directories; copy the recordings here first")
+    local = Path(path)
+    if not local.exists():
+        raise UserError(f"{path} does not exist")
+    if local.is_file():
+        return _detect_file(local)
+    if (local / "meta" / "info.json").exists():
+        return "lerobot"
+    if (local / "features.json").exists() or any(local.glob("*/features.json")):
+        return "rlds"
+    return "video"
+
+
+def _detect_file(path: Path) -> str:
+    if path.suffix in (".csv", ".jsonl"):
+        return "clips"
+    if path.suffix in (".npz", ".hdf5", ".h5"):
+        raise UserError(f"{path} may hold tracks of several layouts: name its kind (npz, cotracker, atm or amplify)")
+    return "video"
