@@ -227,7 +227,7 @@ class SyntheticSource:
     @classmethod
     def benchmark(cls, seed: int, num_frames: int = 16) -> SyntheticSource:
         """One clip of 256 x 256 on which trackers are measured: four shapes of three colours, all told to move."""
-        return cls(1, seed, "train", (256, 256), num_frames, num_objects=4, commands=3, tempo=0.5, bars=2, grid=32)
+        return cls(1, seed, "train", (256, 256), num_frames, num_objects=4, commands=3, tempo=0.4, bars=2, grid=32)
 
     def keys(self) -> list[str]:
         return [f"{self.split}-{self.seed}-{i:06d}" for i in range(self.count)]
@@ -317,7 +317,7 @@ def grid_queries(side: int) -> np.ndarray:
 
 
 def _atm_queries(scene: Scene, count: int, rng: np.random.Generator) -> np.ndarray:
-    """ATM's choice (specs of its preprocessing): random points at random frames; those whose position varies by
+    """ATM's choice (its released preprocessing): random points at random frames; those whose position varies by
     more than 10 px^2 at 128 pixels are repeated up to `count` with noise of 0.05 of the side."""
     queries = _random_queries(scene, 4 * count, rng)
     points, _ = scene.track(queries)

@@ -39,7 +39,7 @@ def _progress(position: float, extent: float) -> float:
 
 def _speed_up_then_stop(done: float) -> float:
     """Logistic growth of progress: slow, fast, at rest on arrival."""
-    return 0.42 * (done + 0.1) * max(1 - done, 0.0)
+    return 0.26 * (done + 0.1) * max(1 - done, 0.0)
 
 
 def _right(pose: Pose, extent: Extent) -> Pose:
@@ -52,14 +52,14 @@ def _left(pose: Pose, extent: Extent) -> Pose:
 
 def _lift(pose: Pose, extent: Extent) -> Pose:
     """Fast at first, easing to rest at the top."""
-    return (0.0, -0.2 * max(_progress(pose[1], extent[1]), 0.0) * extent[1], 0.0, 0.0)
+    return (0.0, -0.13 * max(_progress(pose[1], extent[1]), 0.0) * extent[1], 0.0, 0.0)
 
 
 def _drop(pose: Pose, extent: Extent) -> Pose:
     """Free fall from just above the top margin: speed is the square root of the height fallen; stopped by the floor."""
     fallen = _progress(pose[1], extent[1])
     brake = min(max((1 - fallen) / 0.1, 0.0), 1.0)
-    return (0.0, 0.14 * math.sqrt(max(fallen, 0.0) + 0.04) * brake * extent[1], 0.0, 0.0)
+    return (0.0, 0.09 * math.sqrt(max(fallen, 0.0) + 0.04) * brake * extent[1], 0.0, 0.0)
 
 
 def _from_middle(pose: Pose, extent: Extent) -> tuple[float, float]:
@@ -68,13 +68,13 @@ def _from_middle(pose: Pose, extent: Extent) -> tuple[float, float]:
 
 def _gather(pose: Pose, extent: Extent) -> Pose:
     x, y = _from_middle(pose, extent)
-    return (-0.18 * x, -0.18 * y, 0.0, 0.0)
+    return (-0.14 * x, -0.14 * y, 0.0, 0.0)
 
 
 def _scatter(pose: Pose, extent: Extent) -> Pose:
     """Away from the middle, ever faster, to rest on a ring."""
     x, y = _from_middle(pose, extent)
-    growth = 0.3 * max(1 - math.hypot(x, y) / 0.42, 0.0)
+    growth = 0.24 * max(1 - math.hypot(x, y) / 0.42, 0.0)
     return (growth * x, growth * y, 0.0, 0.0)
 
 
@@ -85,22 +85,22 @@ def _orbit(pose: Pose, extent: Extent, rate: float) -> Pose:
 
 
 def _clockwise(pose: Pose, extent: Extent) -> Pose:
-    return _orbit(pose, extent, 0.12)
+    return _orbit(pose, extent, 0.1)
 
 
 def _anticlockwise(pose: Pose, extent: Extent) -> Pose:
-    return _orbit(pose, extent, -0.12)
+    return _orbit(pose, extent, -0.1)
 
 
 def _weave(pose: Pose, extent: Extent) -> Pose:
     """To the left along a sine wave that is fixed in the picture."""
     left = _progress(pose[0], extent[0])
-    speed = 0.05 * min(max(left / 0.1, 0.0), 1.0)
+    speed = 0.032 * min(max(left / 0.1, 0.0), 1.0)
     return (-speed, speed * 1.3 * math.cos(2 * math.pi * pose[0] / 0.4), 0.0, 0.0)
 
 
 def _spin(pose: Pose, extent: Extent) -> Pose:
-    return (0.0, 0.0, 0.16, 0.0)
+    return (0.0, 0.0, 0.14, 0.0)
 
 
 PROGRAMS = {
