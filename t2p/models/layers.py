@@ -1,0 +1,167 @@
+"""Pieces that several networks share: attention, linear layers, norms, position tables.
+
+Letters: b batch, n query tokens, m key tokens, h query heads, g key/value heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2p.io import UserError
+
+Array = jax.Array
+Dtype = Any
+
+ATTENTION = ("auto", "matmul", "xla", "cudnn")
+
+
+def resolve_attention(choice: str, dtype: Dtype, platform: str, head_dim: int) -> str:
+    """The implementation that `choice` means on this platform: "matmul", "xla" or "cudnn".
+
+    "auto" takes cudnn on a GPU in half precision with a head width that it accepts, 3-D matrix products on a CPU
+    (2-3 times faster there than XLA's 4-D sums) and xla elsewhere. platform: jax.default_backend()."""
+    if choice not in ATTENTION:
+        raise UserError(f"attention is {choice!r}; expected one of {', '.join(ATTENTION)}")
+    fits = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
+    if choice == "cudnn" and (platform not in ("gpu", "cuda") or not fits):
+        raise UserError(
+            f"attention 'cudnn' needs a GPU, bfloat16 and heads of at most 128 channels, a multiple of 8; "
+            f"here: {platform}, {jnp.dtype(dtype).name}, {head_dim} channels. Use 'auto'."
+        )
+    if choice != "auto":
+        return choice
+    if platform in ("gpu", "cuda"):
+        return "cudnn" if fits else "xla"
+    return "matmul" if platform == "cpu" else "xla"
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    implementation: str,
+    mask: Array | None = None,
+    dropout_rate: float = 0.0,
+    dropout_rng: Array | None = None,
+) -> Array:
+    """softmax(q k^T / sqrt(d)) v, heads kept apart; the softmax is taken in float32.
+
+    q: [b, n, h, d]; k, v: [b, m, g, d], where each of the g heads serves h / g query heads in order (g = 1:
+    multi-query, g = h: multi-head); mask: bool, broadcastable to [b, h, n, m], True where a query may look.
+    implementation: what `resolve_attention` gave. Dropout on the weights is only in "matmul", which therefore
+    serves training with it everywhere. Returns [b, n, h, d] in v's type."""
+    if implementation == "matmul" or dropout_rate > 0.0:
+        return _matmul_attention(q, k, v, mask, dropout_rate, dropout_rng)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+
+
+def _matmul_attention(q: Array, k: Array, v: Array, mask: Array | None, rate: float, rng: Array | None) -> Array:
+    """The same as batched 3-D products: query heads that share keys are stacked as rows, [b g, n h/g, d]."""
+    b, n, h, d = q.shape
+    m, g = k.shape[1:3]
+    rows = (q * d**-0.5).reshape(b, n, g, h // g, d).swapaxes(1, 2).reshape(b * g, n * (h // g), d)
+    keys, values = (x.swapaxes(1, 2).reshape(b * g, m, d) for x in (k, v))
+    logits = jnp.einsum("bnd,bmd->bnm", rows, keys, preferred_element_type=jnp.float32)
+    if mask is not None:
+        allowed = jnp.broadcast_to(mask, (b, h, n, m)).reshape(b, g, h // g, n, m).swapaxes(2, 3)
+        logits = jnp.where(allowed.reshape(logits.shape), logits, jnp.finfo(jnp.float32).min)
+    weights = dropout(jax.nn.softmax(logits, axis=-1).astype(v.dtype), rate, rng)
+    out = jnp.einsum("bnm,bmd->bnd", weights, values)
+    return out.reshape(b, g, n, h // g, d).swapaxes(1, 2).reshape(b, n, h, d)
+
+
+def dropout(x: Array, rate: float, rng: Array | None) -> Array:
+    """Zeros each element with probability `rate` and divides the others by 1 - rate; rate 0 needs no rng."""
+    if rate == 0.0:
+        return x
+    if not 0.0 < rate < 1.0:
+        raise ValueError(f"dropout rate must be in [0, 1); got {rate}")
+    keep = jax.random.bernoulli(rng, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0)
+
+
+def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
+    limit = 1.0 / math.sqrt(fan_in)
+
+    def init(rng: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
+        return jax.random.uniform(rng, shape, dtype, -limit, limit)
+
+    return init
+
+
+class Linear(nn.Module):
+    """y = x W + b with PyTorch's default initialisation: W and b uniform in +-1/sqrt(inputs).
+
+    Parameters are float32, the product is taken in `dtype`. [..., inputs] -> [..., features]."""
+
+    features: int
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = _uniform_by_fan_in(x.shape[-1])
+        y = x.astype(self.dtype) @ self.param("kernel", init, (x.shape[-1], self.features)).astype(self.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", init, (self.features,)).astype(self.dtype)
+        return y
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis, statistics in float32; `use_bias=False`: scale only. Same shape and type."""
+
+    epsilon: float
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        y = y * self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return y.astype(x.dtype)
+
+
+class Mlp(nn.Module):
+    """Linear, erf GELU, dropout, Linear, dropout: the transformer's feed-forward block. [..., d] -> [..., d]."""
+
+    hidden: int
+    dropout: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = Linear(self.hidden, dtype=self.dtype, name="fc1")(x)
+        y = self._drop(nn.gelu(y, approximate=False))
+        return self._drop(Linear(x.shape[-1], dtype=self.dtype, name="fc2")(y))
+
+    def _drop(self, x: Array) -> Array:
+        return dropout(x, self.dropout, self.make_rng("dropout")) if self.dropout else x
+
+
+def sincos_1d(length: int, width: int) -> np.ndarray:
+    """[length, width] float32: sines, then cosines, of pos * 10000^(-k / (width/2)), k = 0 .. width/2 - 1."""
+    return _sincos(np.arange(length), width)
+
+
+def sincos_2d(rows: int, columns: int, width: int) -> np.ndarray:
+    """[rows * columns, width] float32, row-major: the first half of the channels encodes the column, the second
+    the row, each as `sincos_1d` of half the width (He et al. 2022, MAE)."""
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    return np.concatenate([_sincos(column, width // 2), _sincos(row, width // 2)], axis=1)
+
+
+def _sincos(position: np.ndarray, width: int) -> np.ndarray:
+    if width % 2:
+        raise ValueError(f"a sin-cos table needs an even width; got {width}")
+    angle = position[:, None] * 10000.0 ** (-np.arange(width // 2) / (width / 2))
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
