@@ -1,0 +1,45 @@
+"""Which adapter computes which fixture: one line per model, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+# run(meta, inputs, checkpoint) -> outputs. meta: the fixture's meta.json; inputs: {name: array} of inputs.npz;
+# checkpoint: {official name: array}, or None for a fixture without one; outputs: {name: array}.
+Adapter = Callable[[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray] | None], Mapping[str, np.ndarray]]
+
+# The part of a fixture's name before the slash, then the rest where one part has several adapters.
+ADAPTERS: dict[str, str | dict[str, str]] = {
+    "amplify": {
+        "libero_dataset": "t2p.parity.amplify:libero_dataset",
+        "metrics": "t2p.parity.amplify:metrics",
+    },
+    "atm": {
+        "track_transformer": "t2p.parity.atm:track_transformer",
+    },
+    "tapir": "t2p.parity.tapir:run",
+    "tapvid": "t2p.parity.tapvid:run",
+}
+
+
+def find(fixture: str) -> str | None:
+    """The adapter's "module:function" for a fixture's name, or None.
+
+    A name that continues a registered one after "_" or "/" ("metrics_first", "metrics/small") is another
+    configuration of the same model; the longest registered name wins."""
+    system, _, rest = fixture.partition("/")
+    entry = ADAPTERS.get(system)
+    if entry is None or isinstance(entry, str):
+        return entry
+    names = [name for name in entry if rest == name or rest.startswith((f"{name}_", f"{name}/"))]
+    return entry[max(names, key=len)] if names else None
+
+
+def load(target: str) -> Adapter:
+    """Imports "module:function"; ImportError when something that it needs is not installed."""
+    module, _, function = target.partition(":")
+    return getattr(importlib.import_module(module), function)
