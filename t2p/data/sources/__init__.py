@@ -12,7 +12,7 @@ from etils import epath
 from t2p.io import PathLike, UserError, is_remote
 from t2p.types import Episode
 
-# kind -> (module, class). A class is called with the path and its own options.
+# kind -> (module, class). A class is called with the path and its own options; synthetic clips have no path.
 KINDS = {
     "video": ("t2p.data.sources.video", "VideoSource"),
     "clips": ("t2p.data.sources.clips", "ClipSource"),
@@ -62,15 +62,20 @@ def open_source(path: PathLike, kind: str = "auto", **options: Any) -> Source:
         raise UserError(f"unknown kind of source {kind!r}; expected auto, {', '.join(KINDS)}")
     module, name = KINDS[kind]
     cls = getattr(importlib.import_module(module), name)
-    _check_options(kind, cls, options)
-    return cls(path, **options)
+    arguments = options if kind == "synthetic" else {"path": path, **options}
+    _check_arguments(kind, cls, arguments)
+    return cls(**arguments)
 
 
-def _check_options(kind: str, cls: type, options: dict[str, Any]) -> None:
-    known = list(inspect.signature(cls).parameters)[1:]
-    for name in options:
-        if name not in known:
-            raise UserError(f"a source of kind {kind!r} has no option {name!r}; it takes {', '.join(known)}")
+def _check_arguments(kind: str, cls: type, arguments: dict[str, Any]) -> None:
+    parameters = inspect.signature(cls).parameters
+    known = ", ".join(name for name in parameters if name != "path")
+    for name in arguments:
+        if name not in parameters:
+            raise UserError(f"a source of kind {kind!r} has no option {name!r}; it takes {known}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise UserError(f"a source of kind {kind!r} needs the option {name}; it takes {known}")
 
 
 def detect(path: PathLike) -> str:

@@ -50,7 +50,7 @@ class ClipSource:
         size: Size | None = None,
         fps: float | None = None,
         recorded_fps: float | None = None,
-        view: str = "main",
+        view: str = "front",
     ):
         table = Path(path)
         self.root = table.parent if root is None else Path(root)
@@ -82,7 +82,9 @@ class ClipSource:
                 frames, fps = read_video(file, **cut)
         except DecodeError as e:
             raise SourceError(key, f"{clip.path}: {e}") from e
-        return Episode(key, fps, {self.view: frames}, language=clip.text, source="clips", task=clip.task, info=clip.info)
+        return Episode(
+            key, fps, {self.view: frames}, language=clip.text, source="clips", task=clip.task, info=clip.info
+        )
 
     def _recorded(self, clip: Clip) -> float:
         if not (rate := clip.recorded_fps or self.recorded_fps):

@@ -21,7 +21,7 @@ from t2p.types import Episode
 
 
 class VideoSource:
-    """Keys are paths below `path`, in natural order. A folder whose own files are pictures and not videos is one recording.
+    """Keys are paths below `path`, in natural order. A folder that holds pictures and no videos is one recording.
 
     fps: sample in time (None: every frame). recorded_fps: the rate of folders of frames, which do not say it.
     """
@@ -33,7 +33,7 @@ class VideoSource:
         size: Size | None = None,
         fps: float | None = None,
         recorded_fps: float | None = None,
-        view: str = "main",
+        view: str = "front",
     ):
         self.path, self.size, self.fps, self.recorded_fps, self.view = Path(path), size, fps, recorded_fps, view
         if not self.path.exists():
