@@ -19,7 +19,7 @@ from t2p.types import Array
 INVISIBLE = 0.1  # weight of invisible points in the official validation loss
 
 
-def run(meta: Mapping[str, Any], inputs: Arrays, checkpoint: PathLike | Arrays) -> dict[str, np.ndarray]:
+def track_transformer(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> dict[str, np.ndarray]:
     """The track transformer (fixture atm/track_transformer), at the highest matmul precision.
 
     meta: "constructor" (the official class's arguments), "loss_weights", "grad_param_names"; inputs: vid, track,

@@ -1,0 +1,99 @@
+"""Sentences become vectors, once per distinct sentence and before training.
+
+Encoders: "bert" (a local BERT's pooler output over 25 tokens: ATM's bert-base-cased), "bert_mean" (the mean of its
+token features, length one: MiniLM sentence encoders), "precomputed" (a file of vectors) and "hashed" (no weights).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from t2p.io import UserError, load_arrays
+
+ATM_TOKENS = 25  # sentences are padded to this length in the released code
+MEAN_TOKENS = 128  # of the MiniLM encoders; padding does not change a mean over real tokens
+
+Vectors = dict[str, np.ndarray]
+
+
+def embed(text: Mapping[str, Any], sentences: Iterable[str]) -> Vectors:
+    """{sentence: float32 [width]} for each distinct sentence.
+
+    text: a config's {"encoder", "path", "width"}. Raises UserError when the encoder is unknown, its files are
+    missing, a sentence has no vector, or vectors are not `width` wide."""
+    encoder, distinct = text["encoder"], sorted(set(sentences))
+    if encoder not in ENCODERS:
+        raise UserError(f"text.encoder is {encoder!r}; expected one of {', '.join(ENCODERS)}")
+    if encoder != "hashed" and not text["path"]:
+        raise UserError(f"text.encoder {encoder!r} needs text.path: {_WHAT_PATH[encoder]}")
+    vectors = ENCODERS[encoder](text["path"], text["width"], distinct) if distinct else {}
+    for sentence, vector in vectors.items():
+        if vector.shape != (text["width"],):
+            raise UserError(
+                f"the {encoder!r} vector of {sentence!r} has shape {vector.shape}, but text.width is {text['width']}; "
+                f"set text.width to the encoder's width"
+            )
+    return vectors
+
+
+_WHAT_PATH = {
+    "precomputed": "an .npz (or .npy dict) of one vector per sentence, named by the sentence",
+    "bert": "a directory with config.json, tokenizer.json and model.safetensors of a BERT",
+    "bert_mean": "a directory with config.json, tokenizer.json and model.safetensors of a sentence encoder",
+}
+
+
+def _hashed(_: str, width: int, sentences: list[str]) -> Vectors:
+    return {s: hashed(s, width) for s in sentences}
+
+
+def hashed(sentence: str, width: int) -> np.ndarray:
+    """A bag of words and pairs of neighbouring words, each a fixed random vector of signs; scaled to a root mean
+    square of one, the size of a pooled BERT vector's entries. Zeros for a sentence without words."""
+    words = re.findall(r"\w+", sentence.lower())
+    total = np.zeros(width)
+    for feature in words + [f"{a} {b}" for a, b in pairwise(words)]:
+        digest = hashlib.shake_256(feature.encode()).digest(-(-width // 8))
+        total += 1.0 - 2.0 * np.unpackbits(np.frombuffer(digest, np.uint8))[:width]
+    size = np.sqrt(np.mean(np.square(total)))
+    return (total / size if size else total).astype(np.float32)
+
+
+def _precomputed(path: str, _: int, sentences: list[str]) -> Vectors:
+    arrays = load_arrays(path)
+    if missing := [s for s in sentences if s not in arrays]:
+        raise UserError(
+            f"{path} has no vector for {len(missing)} of {len(sentences)} sentences: {missing[:5]}; "
+            "it must hold one array per sentence, named by the sentence"
+        )
+    return {s: np.asarray(arrays[s], np.float32).reshape(-1) for s in sentences}
+
+
+def _bert(path: str, _: int, sentences: list[str]) -> Vectors:
+    from t2p.models.text import load_bert
+
+    _, pooled, _ = load_bert(path)(sentences, ATM_TOKENS)
+    if pooled is None:
+        raise UserError(f"the weights in {path} have no pooler; text.encoder 'bert_mean' does not need one")
+    return dict(zip(sentences, np.asarray(pooled), strict=True))
+
+
+def _bert_mean(path: str, _: int, sentences: list[str]) -> Vectors:
+    from t2p.models.text import load_bert, mean_pool
+
+    features, _, mask = load_bert(path)(sentences, MEAN_TOKENS)
+    return dict(zip(sentences, np.asarray(mean_pool(features, mask)), strict=True))
+
+
+ENCODERS: dict[str, Callable[[str, int, list[str]], Vectors]] = {
+    "hashed": _hashed,
+    "precomputed": _precomputed,
+    "bert": _bert,
+    "bert_mean": _bert_mean,
+}
