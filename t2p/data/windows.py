@@ -1,0 +1,279 @@
+"""Windows: which rows a dataset has, and how a WindowSpec is cut from the episodes of one row.
+
+A row is a list of segments (episode, start, length) read as one timeline, so that a window may span episodes;
+the index made here has one segment a row, one row for every real frame (and view, with `one_view`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from t2p.io import UserError
+from t2p.types import ANY_VIEW, FieldWindow, Padding, WindowSpec
+
+# Fields of an example that a WindowSpec may ask for, as they are named in Batch.has and in a source's `fields`.
+FIELDS = ("images", "goal", "tracks", "text", "actions", "proprio")
+
+
+class Segment(NamedTuple):
+    """`length` frames of an episode from `start` on."""
+
+    episode: int
+    start: int
+    length: int
+
+
+class Row(NamedTuple):
+    """One row of the index; view is set where each view is an example of its own."""
+
+    segments: tuple[Segment, ...]
+    view: str | None = None
+
+
+class Place(NamedTuple):
+    """Where the n offsets of a field lie: episode [n] int, frame [n] int (clipped into its episode), and
+    valid [n] bool, False where the offset leaves the episode."""
+
+    episode: np.ndarray
+    frame: np.ndarray
+    valid: np.ndarray
+
+
+def wanted(window: WindowSpec) -> tuple[str, ...]:
+    """The fields that a window asks for, a subset of FIELDS."""
+    asked = {name: getattr(window, name) is not None for name in ("images", "goal", "tracks", "actions", "proprio")}
+    asked["text"] = window.text
+    return tuple(name for name in FIELDS if asked[name])
+
+
+def check_window(window: WindowSpec) -> None:
+    """UserError for a specification that contradicts itself."""
+    if not window.views:
+        raise UserError("the window names no view")
+    if (window.tracks is None) != (window.track_set is None):
+        raise UserError("a window with tracks needs both `tracks` (offsets) and `track_set` (a name)")
+    if window.goal is not None and len(window.goal.offsets) != 1:
+        raise UserError(f"a goal is one image; got the offsets {window.goal.offsets}")
+    if (window.proprio is None) != (not window.proprio_keys):
+        raise UserError("a window with proprioception needs both `proprio` (offsets) and `proprio_keys`")
+
+
+def extent(window: WindowSpec) -> int:
+    """Frames from a window's start to the last one that any field takes, at least 1."""
+    fields = (window.images, window.goal, window.tracks, window.actions, window.proprio)
+    offsets = [o for f in fields if f is not None for o in f.offsets if not isinstance(o, str)]
+    return 1 + max([0, *offsets])
+
+
+class Rows:
+    """The index of single-segment rows: every start of every episode, and every view of it with `one_view`.
+
+    It keeps a few numbers per episode, not per row. episodes: their numbers in the dataset; lengths: their
+    frames; views: for each, the views that are examples of their own (None: all views in one example); span:
+    the length of a row's segment, cut at the episode's end.
+    """
+
+    def __init__(
+        self, episodes: Sequence[int], lengths: Sequence[int], views: Sequence[tuple[str, ...] | None], span: int
+    ):
+        self.episodes = np.asarray(episodes, np.int64)
+        self.lengths = np.asarray(lengths, np.int64)
+        self.views = list(views)
+        self.span = span
+        counts = self.lengths * np.array([1 if v is None else len(v) for v in self.views], np.int64)
+        self.ends = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, index: int) -> Row:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        k = int(np.searchsorted(self.ends, index, side="right"))
+        index -= int(self.ends[k - 1]) if k else 0
+        views = self.views[k]
+        start, view = (index, None) if views is None else (index // len(views), views[index % len(views)])
+        length = min(self.span, int(self.lengths[k]) - start)
+        return Row((Segment(int(self.episodes[k]), start, length),), view)
+
+
+def place(row: Row, offsets: Sequence[int | str], lengths: Callable[[int], int]) -> Place:
+    """Finds each offset of a field on a row's timeline.
+
+    Offset 0 is the first segment's start. Numbers before it reach back into the first episode, numbers past
+    the last segment run on in the last episode. lengths(episode) is an episode's number of frames.
+    """
+    found = [_locate(row.segments, offset, lengths) for offset in offsets]
+    episode = np.array([e for e, _ in found], np.int64)
+    frame = np.array([t for _, t in found], np.int64)
+    last = np.array([lengths(e) - 1 for e, _ in found], np.int64)
+    return Place(episode, np.clip(frame, 0, last), (frame >= 0) & (frame <= last))
+
+
+def _locate(segments: Sequence[Segment], offset: int | str, lengths: Callable[[int], int]) -> tuple[int, int]:
+    if offset == "last":
+        return segments[-1].episode, lengths(segments[-1].episode) - 1
+    if offset == "goal":
+        return segments[-1].episode, segments[-1].start + segments[-1].length - 1
+    for segment in segments[:-1]:
+        if offset < segment.length:
+            return segment.episode, segment.start + offset
+        offset -= segment.length
+    return segments[-1].episode, segments[-1].start + offset
+
+
+def gather(where: Place, pad: Padding, read: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Reads what stands at `where`: read(episode, sorted distinct frames [k]) -> [k, ...], each frame once.
+
+    "repeat" leaves what the clipped frames hold; "zero" puts zeros on invalid steps, which are not read
+    (unless all are invalid: the shape has to come from somewhere).
+    """
+    needed = where.valid if pad == "zero" and where.valid.any() else np.ones(len(where.valid), bool)
+    out = None
+    for episode in np.unique(where.episode[needed]):
+        steps = np.flatnonzero(needed & (where.episode == episode))
+        frames, inverse = np.unique(where.frame[steps], return_inverse=True)
+        values = read(int(episode), frames)
+        if out is None:
+            out = np.zeros((len(needed), *values.shape[1:]), values.dtype)
+        out[steps] = values[inverse]
+    assert out is not None
+    if pad == "zero":
+        out[~where.valid] = 0
+    return out
+
+
+def draw_points(visible: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` indices drawn uniformly with replacement among the points visible at one step (visible [N] bool).
+
+    With no visible point they are drawn among all N (the caller marks the example as having no tracks)."""
+    candidates = np.flatnonzero(visible)
+    if len(candidates) == 0:
+        candidates = np.arange(len(visible))
+    return candidates[rng.integers(len(candidates), size=count)]
+
+
+def resample(tracks: dict[str, np.ndarray], steps: int) -> dict[str, np.ndarray]:
+    """Stretches tracks to `steps` time steps by linear interpolation, first and last step kept (AMPLIFY resamples a
+    true horizon of 4 to 16 so). A new step is visible, or valid, where the old steps it mixes all are.
+
+    tracks: points [T, N, D], visible [T, N], valid [T].
+    """
+    old = len(tracks["valid"])
+    at = np.linspace(0, old - 1, steps)
+    low = np.floor(at).astype(int)
+    high = np.minimum(low + 1, old - 1)
+    weight = at - low
+    high = np.where(weight > 0, high, low)  # a step that falls on an old one depends on that one alone
+    mix = weight.astype(np.float32)[:, None, None]
+    points = tracks["points"]
+    return {
+        "points": points[low] * (1 - mix) + points[high] * mix,
+        "visible": tracks["visible"][low] & tracks["visible"][high],
+        "valid": tracks["valid"][low] & tracks["valid"][high],
+    }
+
+
+class Cutter:
+    """Cuts the fields of a window from the episodes of one dataset.
+
+    dataset: as t2p.data.store.Dataset; track_set: the set's name in this dataset; fields: those to read, a
+    subset of FIELDS (text is not cut here).
+    """
+
+    def __init__(self, dataset: Any, window: WindowSpec, track_set: str | None, fields: Sequence[str]):
+        self.dataset = dataset
+        self.window = window
+        self.track_set = track_set
+        self.fields = frozenset(fields)
+
+    def cut(self, row: Row, rng: np.random.Generator) -> dict[str, Any]:
+        """-> {"images": {view: [To, H, W, 3]}, "goal": {view: [H, W, 3]}, "tracks": {view: {points, visible,
+        valid}}, "proprio": {key: [To, d]}, "actions": [Ha, A], "action_valid": [Ha]}, those that there are.
+
+        A view's name is ANY_VIEW where the row shows one view. Tracks are left out when an example has no
+        visible point in any view at the first step inside the episode: there is nothing to query.
+        """
+        names = {v: v for v in self.window.views} if row.view is None else {row.view: ANY_VIEW}
+        w, out = self.window, {}
+        if w.images and "images" in self.fields:
+            out["images"] = {new: self._frames(row, view, w.images) for view, new in names.items()}
+        if w.goal and "goal" in self.fields:
+            out["goal"] = {new: self._frames(row, view, w.goal)[0] for view, new in names.items()}
+        if w.tracks and "tracks" in self.fields:
+            tracks, seen = zip(*(self._tracks(row, view, rng) for view in names), strict=True)
+            if any(seen):
+                out["tracks"] = dict(zip(names.values(), tracks, strict=True))
+        if w.actions and self._has_columns(row, ("actions",)):
+            out["actions"] = self._column(row, "actions", w.actions)
+            out["action_valid"] = place(row, w.actions.offsets, self.length).valid
+        if w.proprio and self._has_columns(row, [f"proprio/{k}" for k in w.proprio_keys]):
+            out["proprio"] = {k: self._column(row, f"proprio/{k}", w.proprio) for k in w.proprio_keys}
+        return out
+
+    def length(self, episode: int) -> int:
+        return self.dataset.infos[episode].length
+
+    def _has_columns(self, row: Row, names: Sequence[str]) -> bool:
+        field = names[0].split("/")[0]
+        return field in self.fields and all(
+            name in self.dataset.infos[s.episode].columns for s in row.segments for name in names
+        )
+
+    def _frames(self, row: Row, view: str, field: FieldWindow) -> np.ndarray:
+        where = place(row, field.offsets, self.length)
+        return gather(where, field.pad, lambda episode, times: self.dataset.frames(episode, view, times))
+
+    def _column(self, row: Row, name: str, field: FieldWindow) -> np.ndarray:
+        where = place(row, field.offsets, self.length)
+        read = lambda episode, times: self.dataset.column(episode, name, times)  # noqa: E731
+        return gather(where, field.pad, read).astype(np.float32)
+
+    def _tracks(self, row: Row, view: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], bool]:
+        """-> (points, visible, valid; whether any point is visible at the first valid step)."""
+        field = self.window.tracks
+        where = place(row, field.offsets, self.length)
+        layout = self.dataset.infos[row.segments[0].episode].track_sets[self.track_set][view]
+        cut = self._window_tracks if layout == "window" else self._global_tracks
+        points, visible = cut(row, view, where)
+        at_start = visible[np.argmax(where.valid)]
+        if self.window.num_points is not None and points.shape[1]:
+            chosen = draw_points(at_start, self.window.num_points, rng)
+            points, visible = points[:, chosen], visible[:, chosen]
+        elif self.window.num_points is not None:  # the tracker kept no point of this view
+            points = np.zeros((len(points), self.window.num_points, points.shape[2]), np.float32)
+            visible = np.zeros(points.shape[:2], bool)
+        tracks = {"points": points, "visible": visible, "valid": where.valid}
+        if self.window.track_steps:
+            tracks = resample(tracks, self.window.track_steps)
+        return tracks, bool(at_start.any())
+
+    def _global_tracks(self, row: Row, view: str, where: Place) -> tuple[np.ndarray, np.ndarray]:
+        def read(episode: int, times: np.ndarray) -> np.ndarray:
+            first = int(times[0])
+            found = self.dataset.tracks(episode, self.track_set, view, first, int(times[-1]) + 1)
+            both = np.concatenate([found.points, found.visible[..., None]], axis=-1)
+            return both[times - first].astype(np.float32, copy=False)
+
+        both = gather(where, self.window.tracks.pad, read)
+        return np.ascontiguousarray(both[..., :-1]), both[..., -1] > 0
+
+    def _window_tracks(self, row: Row, view: str, where: Place) -> tuple[np.ndarray, np.ndarray]:
+        """Tracks whose queries restart at each frame: the record at the row's start holds all its steps."""
+        episode, start, _ = row.segments[0]
+        found = self.dataset.tracks(episode, self.track_set, view, start, start + 1)
+        offsets = self.window.tracks.offsets
+        steps = found.points.shape[1]
+        if any(isinstance(o, str) or not 0 <= o < steps for o in offsets):
+            raise UserError(
+                f"track set {self.track_set!r} follows its points for {steps} steps from each frame; "
+                f"the window asks for the offsets {offsets}"
+            )
+        points = found.points[0, list(offsets)].astype(np.float32)
+        visible = found.visible[0, list(offsets)].astype(bool)
+        if self.window.tracks.pad == "zero":
+            points[~where.valid], visible[~where.valid] = 0, False
+        return points, visible
