@@ -122,7 +122,10 @@ def _column_name(name: str) -> str:
 def _info(path: Path) -> dict[str, Any]:
     if not (path / "meta" / "info.json").exists():
         raise UserError(f"{path} is no LeRobot dataset: expected meta/info.json there")
-    info = read_json(path / "meta" / "info.json")
+    try:
+        info = read_json(path / "meta" / "info.json")
+    except ValueError as e:
+        raise UserError(str(e)) from e
     version = str(info.get("codebase_version"))
     if not version.startswith(("v2.", "v3.")):
         raise UserError(f"{path} is a LeRobot dataset of version {version}; v2.x and v3.x are read, convert it first")
