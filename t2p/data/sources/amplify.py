@@ -47,7 +47,7 @@ class AmplifySource:
             raw = {view: (group["tracks"][()], group["vis"][()]) for view, group in f["root"].items()}
         with hdf5(key, self.demos / f"{task}.hdf5", DEMO_LAYOUT) as f:
             demo = f["data"][file.stem]
-            pictures = {view: demo["obs"][f"{view}_rgb"][:, ::-1] for view in raw}
+            pictures = {view: demo["obs"][f"{view}_rgb"][()][:, ::-1] for view in raw}
             columns = {"actions": numeric(demo["actions"][()])} | _proprio(demo["obs"])
         tracks = {view: _track_set(key, *raw[view], pictures[view]) for view in raw}
         name = WINDOWS if next(iter(tracks.values())).layout == "window" else WHOLE
