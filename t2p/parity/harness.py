@@ -111,6 +111,8 @@ def read(directory: Path) -> Fixture:
         raise CannotRun(str(e)) from e
     if not isinstance(meta, dict) or not isinstance(meta.get("compare"), dict):
         raise CannotRun(f'{directory}/meta.json has no "compare" with the tolerances')
+    for name in outputs:
+        tolerance(meta["compare"], name)  # every array has a valid one
     return Fixture(directory, meta, inputs, outputs, _checkpoint(directory))
 
 
@@ -187,6 +189,17 @@ def run_adapter(adapter: registry.Adapter, fixture: Fixture, weights: dict[str, 
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 
+def attempt(adapter: registry.Adapter, fixture: Fixture, weights: dict[str, np.ndarray] | None) -> tuple[dict, str]:
+    """-> (outputs, ""), or ({}, reason) when the adapter raises: then it produced nothing. What says that the
+    comparison cannot be made here (CannotRun, a missing module or file) passes through."""
+    try:
+        return run_adapter(adapter, fixture, weights), ""
+    except (CannotRun, ImportError, FileNotFoundError):
+        raise
+    except Exception as e:  # an adapter can raise anything
+        return {}, _reason(e)
+
+
 def lines(fixture: Fixture, outputs: dict[str, Any]) -> list[Line]:
     """One line per array of outputs.npz."""
     limits = {name: tolerance(fixture.meta["compare"], name) for name in fixture.outputs}
@@ -223,19 +236,18 @@ def check(directory: Path) -> Report:
     if isinstance(opened, Report):
         return opened
     fixture, adapter = opened
-    reason = ""
-    outputs: dict[str, Any] = {}
     try:
-        outputs = run_adapter(adapter, fixture, load_arrays(fixture.checkpoint) if fixture.checkpoint else None)
+        outputs, reason = attempt(adapter, fixture, _weights(fixture))
+        found = lines(fixture, outputs)
+    except UserError as e:
+        found, reason = lines(fixture, {}), str(e)
     except (CannotRun, ImportError, FileNotFoundError) as e:
         return Report(fixture.name, directory, "could not run", reason=_reason(e))
-    except Exception as e:  # whatever an adapter raises, its arrays are missing
-        reason = _reason(e)
-    try:
-        found = lines(fixture, outputs)
-    except CannotRun as e:
-        return Report(fixture.name, directory, "could not run", reason=str(e))
     return Report(fixture.name, directory, "ok" if all(line.ok for line in found) else "FAIL", found, reason)
+
+
+def _weights(fixture: Fixture) -> dict[str, np.ndarray] | None:
+    return load_arrays(fixture.checkpoint) if fixture.checkpoint else None
 
 
 def exit_code(reports: Sequence[Report]) -> int:
@@ -246,17 +258,18 @@ def exit_code(reports: Sequence[Report]) -> int:
 
 # The self-test: would the comparison notice a wrong weight?
 
-Verdict = Literal["noticed", "unused", "MISSED"]
+Verdict = Literal["noticed", "no effect", "MISSED"]
+ROUNDING = 1e-5  # of an array's largest value: smaller changes are not the weights' doing
 
 
 def self_test(fixture: Fixture, adapter: registry.Adapter) -> Iterator[tuple[str, Verdict]]:
     """Changes one weight in each non-empty floating tensor of the checkpoint and expects the comparison to FAIL.
 
-    Yields (tensor, verdict): "noticed"; "unused" when changing all of its weights leaves every compared array
-    as it was, bit for bit; "MISSED" when outputs depend on the tensor but no change of one weight made the
-    comparison fail. Raises CannotRun unless the unchanged fixture passes."""
-    weights = load_arrays(fixture.checkpoint) if fixture.checkpoint else {}
-    base = run_adapter(adapter, fixture, weights)
+    Yields (tensor, verdict): "noticed"; "no effect" when changing all of its weights leaves every compared array
+    as it was but for rounding (a bias before a softmax, an unused table); "MISSED" when outputs depend on the tensor
+    but no change of one weight made the comparison fail. CannotRun unless the unchanged fixture passes."""
+    weights = _weights(fixture) or {}
+    base, _ = attempt(adapter, fixture, weights or None)
     if not all(line.ok for line in lines(fixture, base)):
         raise CannotRun("the unchanged fixture does not pass, so the self-test says nothing")
     for name, tensor in weights.items():
@@ -270,7 +283,7 @@ def _verdict(fixture: Fixture, adapter: registry.Adapter, weights: dict, name: s
     def outputs(part: slice, by: float) -> dict[str, Any]:
         changed = np.array(tensor, order="C")
         changed.reshape(-1)[part] += np.asarray(by, tensor.dtype)
-        return run_adapter(adapter, fixture, weights | {name: changed})
+        return attempt(adapter, fixture, weights | {name: changed})[0]
 
     def fails(part: slice, by: float) -> bool:
         return not all(line.ok for line in lines(fixture, outputs(part, by)))
@@ -288,6 +301,10 @@ def _verdict(fixture: Fixture, adapter: registry.Adapter, weights: dict, name: s
             return "noticed"
         half = (part.start + part.stop) // 2
         part = slice(half, part.stop) if fails(slice(half, part.stop), steps[-1]) else slice(part.start, half)
-    changed = outputs(slice(0, tensor.size), steps[-1])
-    same = all(np.array_equal(base[n], changed[n], equal_nan=True) for n in fixture.outputs)
-    return "unused" if same else "MISSED"
+    changed = outputs(slice(0, tensor.size), steps[0])
+    return "no effect" if all(_same(base[name], changed.get(name)) for name in fixture.outputs) else "MISSED"
+
+
+def _same(before: np.ndarray, after: np.ndarray | None) -> bool:
+    limit = Tolerance(relative_to_max=ROUNDING)
+    return compare("", after, before, limit).ok

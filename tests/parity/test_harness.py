@@ -20,6 +20,8 @@ def run(meta, inputs, checkpoint):
     if meta.get("raise"):
         raise {"ValueError": ValueError, "ImportError": ImportError, "FileNotFoundError": FileNotFoundError}[
             meta["raise"]]("the weights of x")
+    if not np.array_equal(checkpoint.get("constant", 1), 1):
+        raise ValueError("constant is not 1")
     y = inputs["x"] @ checkpoint["w"] + checkpoint["table"][inputs["row"]] + meta.get("bias", 0.0)
     outputs = {"y": jnp.asarray(y), "sign": np.asarray(y > 0), "count": np.asarray(y.shape, np.int64)}
     return {name: value for name, value in outputs.items() if name not in meta.get("drop", ())}
@@ -39,6 +41,7 @@ def fake(tmp_path, monkeypatch):
         "w": rng.normal(size=(3, 5)).astype(np.float32),
         "table": rng.normal(size=(9, 5)).astype(np.float32),
         "idle": np.ones(3, np.float32),
+        "constant": np.ones((), np.float32),
         "empty": np.zeros(0, np.float32),
         "steps": np.array(7),
     }
@@ -202,7 +205,8 @@ def test_large_integers_compare_exactly():
 def test_self_test_finds_used_weights_and_idle_tensors(fake, capsys):
     folder = fake()
     fixture, adapter = harness.open_fixture(folder)
-    assert dict(harness.self_test(fixture, adapter)) == {"w": "noticed", "table": "noticed", "idle": "unused"}
+    expected = {"w": "noticed", "table": "noticed", "idle": "no effect", "constant": "noticed"}
+    assert dict(harness.self_test(fixture, adapter)) == expected
     assert run("--self-test", folder) == 0
     loose = fake("loose", compare={"atol": 1e6, "rtol": 0}, outputs={"sign": np.zeros(()), "count": np.zeros(())})
     np.savez(loose / "outputs.npz", y=np.zeros((4, 5)))
