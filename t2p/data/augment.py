@@ -157,10 +157,7 @@ def _hue(x: np.ndarray, turn: float) -> np.ndarray:
     import cv2
 
     hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV)  # hue in degrees
-    hue = hsv[..., 0] + np.float32(360 * turn)
-    hue[hue >= 360] -= 360
-    hue[hue < 0] += 360
-    hsv[..., 0] = hue
+    hsv = cv2.add(hsv, (360 * (turn % 1), 0, 0, 0))  # OpenCV takes angles past 360 back into the circle
     return _clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 

@@ -6,7 +6,7 @@ the index made here has one segment a row, one row for every real frame (and vie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,21 +125,27 @@ def _locate(segments: Sequence[Segment], offset: int | str, lengths: Callable[[i
     return segments[-1].episode, segments[-1].start + offset
 
 
-def gather(where: Place, pad: Padding, read: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
-    """Reads what stands at `where`: read(episode, sorted distinct frames [k]) -> [k, ...], each frame once.
+def runs(where: Place, pad: Padding) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """What has to be read, episode by episode: (episode, steps of the field [k], their frames [k]).
 
-    "repeat" leaves what the clipped frames hold; "zero" puts zeros on invalid steps, which are not read
-    (unless all are invalid: the shape has to come from somewhere).
+    With "zero", invalid steps are left out (unless all are invalid: the shape has to come from somewhere).
     """
     needed = where.valid if pad == "zero" and where.valid.any() else np.ones(len(where.valid), bool)
-    out = None
     for episode in np.unique(where.episode[needed]):
         steps = np.flatnonzero(needed & (where.episode == episode))
-        frames, inverse = np.unique(where.frame[steps], return_inverse=True)
-        values = read(int(episode), frames)
+        yield int(episode), steps, where.frame[steps]
+
+
+def gather(where: Place, pad: Padding, read: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Reads what stands at `where`: read(episode, frames [k]) -> [k, ...].
+
+    "repeat" leaves what the clipped frames hold; "zero" puts zeros on invalid steps."""
+    out = None
+    for episode, steps, frames in runs(where, pad):
+        values = read(episode, frames)
         if out is None:
-            out = np.zeros((len(needed), *values.shape[1:]), values.dtype)
-        out[steps] = values[inverse]
+            out = np.zeros((len(where.valid), *values.shape[1:]), values.dtype)
+        out[steps] = values
     assert out is not None
     if pad == "zero":
         out[~where.valid] = 0
@@ -252,14 +258,15 @@ class Cutter:
         return tracks, bool(at_start.any())
 
     def _global_tracks(self, row: Row, view: str, where: Place) -> tuple[np.ndarray, np.ndarray]:
-        def read(episode: int, times: np.ndarray) -> np.ndarray:
-            first = int(times[0])
-            found = self.dataset.tracks(episode, self.track_set, view, first, int(times[-1]) + 1)
-            both = np.concatenate([found.points, found.visible[..., None]], axis=-1)
-            return both[times - first].astype(np.float32, copy=False)
-
-        both = gather(where, self.window.tracks.pad, read)
-        return np.ascontiguousarray(both[..., :-1]), both[..., -1] > 0
+        points = visible = None
+        for episode, steps, frames in runs(where, self.window.tracks.pad):
+            first = int(frames.min())
+            found = self.dataset.tracks(episode, self.track_set, view, first, int(frames.max()) + 1)
+            if points is None:
+                points = np.zeros((len(where.valid), *found.points.shape[1:]), np.float32)
+                visible = np.zeros(points.shape[:-1], bool)
+            points[steps], visible[steps] = found.points[frames - first], found.visible[frames - first]
+        return self._padded(points, visible, where)
 
     def _window_tracks(self, row: Row, view: str, where: Place) -> tuple[np.ndarray, np.ndarray]:
         """Tracks whose queries restart at each frame: the record at the row's start holds all its steps."""
@@ -273,7 +280,9 @@ class Cutter:
                 f"the window asks for the offsets {offsets}"
             )
         points = found.points[0, list(offsets)].astype(np.float32)
-        visible = found.visible[0, list(offsets)].astype(bool)
+        return self._padded(points, found.visible[0, list(offsets)], where)
+
+    def _padded(self, points: np.ndarray, visible: np.ndarray, where: Place) -> tuple[np.ndarray, np.ndarray]:
         if self.window.tracks.pad == "zero":
             points[~where.valid], visible[~where.valid] = 0, False
         return points, visible

@@ -37,7 +37,7 @@ def expected(x: np.ndarray, name: str, factor: float) -> np.ndarray:
 
 @pytest.mark.parametrize("name, factor", [("brightness", 1.3), ("brightness", 0.7), ("contrast", 0.7),
                                           ("contrast", 1.3), ("saturation", 1.3), ("saturation", 0.0),
-                                          ("hue", 0.3), ("hue", -0.3)])  # fmt: skip
+                                          ("hue", 0.3), ("hue", -0.3), ("hue", 0.5), ("hue", -0.01)])  # fmt: skip
 def test_each_operation_agrees_with_its_definition(image, name, factor):
     exact = 255 * expected(image / 255, name, factor)
     assert np.abs(jitter(image, [(name, factor)]) - exact).max() <= 0.51  # rounding alone
