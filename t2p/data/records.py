@@ -50,12 +50,18 @@ def is_normalised(column: str) -> bool:
 
 def check_episode(episode: Episode) -> None:
     """Raises ValueError, naming the field, when an episode cannot be stored."""
+    if not isinstance(episode.id, str) or not episode.id:
+        raise ValueError(f"an episode's id is {episode.id!r}; expected a string")
     if not episode.frames:
         raise ValueError(f"episode {episode.id!r} has no frames")
     if episode.length == 0:
         raise ValueError(f"episode {episode.id!r} has no time steps")
     if not (np.isfinite(episode.fps) and episode.fps > 0):
         raise ValueError(f"episode {episode.id!r}: fps is {episode.fps}, expected a positive number")
+    try:
+        json.dumps(dict(episode.info))
+    except TypeError as e:
+        raise ValueError(f"episode {episode.id!r}: info is not JSON-able ({e})") from e
     for view, frames in episode.frames.items():
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) != episode.length:
             raise ValueError(

@@ -115,7 +115,7 @@ def _dots(image: np.ndarray, at: np.ndarray, shown: np.ndarray, colors: np.ndarr
     reach = int(np.ceil(radius + rim + 1))
     h, w = image.shape[:2]
     for (x, y), color in zip(at[shown] / (1 << _FRACTION), colors[shown]):
-        left, top = int(round(x)) - reach, int(round(y)) - reach
+        left, top = round(float(x)) - reach, round(float(y)) - reach
         rows = slice(max(top, 0), min(top + 2 * reach + 1, h))
         columns = slice(max(left, 0), min(left + 2 * reach + 1, w))
         if rows.start >= rows.stop or columns.start >= columns.stop:
