@@ -1,0 +1,39 @@
+"""Copies a shard of a dataset beside which new track sets are to be written."""
+
+from __future__ import annotations
+
+import uuid
+
+from etils import epath
+
+from t2p.data.shards import episodes_name, tracks_name
+from t2p.data.store import read_manifest
+from t2p.io import PathLike, UserError, write_bytes
+
+
+def copy_shard(source: PathLike, target: PathLike, split: str, shard: int) -> None:
+    """Copies one shard with its track sets from dataset `source` to folder `target`, unless it is there or they
+    are the same. The episodes' sidecar, which makes the shard count as done, comes last. UserError if `target`
+    holds another shard of that name."""
+    source, target = epath.Path(source), epath.Path(target)
+    if source.resolve() == target.resolve():
+        return
+    name = episodes_name(split, shard)
+    if (target / f"{name}.json").exists():
+        if (target / f"{name}.json").read_bytes() != (source / f"{name}.json").read_bytes():
+            raise UserError(f"{target} holds other episodes than {source} in {name}; choose another --out")
+        return
+    sets = read_manifest(source)["splits"][split]["track_sets"]
+    for one in [tracks_name(split, shard, s) for s, entries in sets.items() if entries[shard] is not None] + [name]:
+        _copy_file(source / f"{one}.array_record", target / f"{one}.array_record")
+        write_bytes(target / f"{one}.json", (source / f"{one}.json").read_bytes())
+
+
+def _copy_file(source: epath.Path, target: epath.Path) -> None:
+    """Copies a file so that it appears whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{target.name}.*.partial"):
+        leftover.unlink(missing_ok=True)
+    partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
+    source.copy(partial)
+    partial.replace(target)
