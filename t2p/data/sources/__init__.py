@@ -7,8 +7,6 @@ import inspect
 from pathlib import Path
 from typing import Any, Protocol
 
-from etils import epath
-
 from t2p.io import PathLike, UserError, is_remote
 from t2p.types import Episode
 
@@ -60,6 +58,8 @@ def open_source(path: PathLike, kind: str = "auto", **options: Any) -> Source:
     kind = detect(path) if kind == "auto" else kind
     if kind not in KINDS:
         raise UserError(f"unknown kind of source {kind!r}; expected auto, {', '.join(KINDS)}")
+    if is_remote(path) and kind != "dataset":
+        raise UserError(f"{path}: only t2p datasets are read from remote directories; copy the recordings here first")
     module, name = KINDS[kind]
     cls = getattr(importlib.import_module(module), name)
     arguments = options if kind == "synthetic" else {"path": path, **options}
@@ -80,15 +80,15 @@ def _check_arguments(kind: str, cls: type, arguments: dict[str, Any]) -> None:
 
 def detect(path: PathLike) -> str:
     """The kind of what lies at `path`, judged by file names alone. Raises UserError if there is nothing known."""
-    if (epath.Path(path) / "manifest.json").exists():
-        return "dataset"
     if is_remote(path):
-        raise UserError(f"{path}: only t2p datasets are read from remote directories; copy the recordings here first")
+        return "dataset"
     local = Path(path)
     if not local.exists():
         raise UserError(f"{path} does not exist")
     if local.is_file():
         return _detect_file(local)
+    if (local / "manifest.json").exists():
+        return "dataset"
     if (local / "meta" / "info.json").exists():
         return "lerobot"
     if (local / "features.json").exists() or any(local.glob("*/features.json")):
