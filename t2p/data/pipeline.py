@@ -47,6 +47,8 @@ def make_loader(
     An example whose views all lack a visible point at the window's start has has["tracks"] False and zeros.
     """
     local = _local_size(batch_size, process_count)
+    if seed < 0:
+        raise UserError(f"seed is {seed}; expected a number from 0 on")
     mixture, table = _open(data["sources"], window, text)
     augment = Augment(**data["augment"])
     if augment.shift and mixture.space == "camera" and "tracks" in {path[0] for path in mixture.template}:

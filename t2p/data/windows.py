@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from t2p.geometry.resample import resample_time, time_weights
 from t2p.io import UserError
 from t2p.types import ANY_VIEW, FieldWindow, Padding, WindowSpec
 
@@ -168,18 +169,11 @@ def resample(tracks: dict[str, np.ndarray], steps: int) -> dict[str, np.ndarray]
 
     tracks: points [T, N, D], visible [T, N], valid [T].
     """
-    old = len(tracks["valid"])
-    at = np.linspace(0, old - 1, steps)
-    low = np.floor(at).astype(int)
-    high = np.minimum(low + 1, old - 1)
-    weight = at - low
-    high = np.where(weight > 0, high, low)  # a step that falls on an old one depends on that one alone
-    mix = weight.astype(np.float32)[:, None, None]
-    points = tracks["points"]
+    mixed = time_weights(len(tracks["valid"]), steps) > 1e-6  # [new, old]; rounding leaves weights of 1e-16
     return {
-        "points": points[low] * (1 - mix) + points[high] * mix,
-        "visible": tracks["visible"][low] & tracks["visible"][high],
-        "valid": tracks["valid"][low] & tracks["valid"][high],
+        "points": resample_time(tracks["points"], steps),
+        "visible": ~(mixed @ ~tracks["visible"]),
+        "valid": ~(mixed @ ~tracks["valid"]),
     }
 
 
@@ -200,8 +194,9 @@ class Cutter:
         """-> {"images": {view: [To, H, W, 3]}, "goal": {view: [H, W, 3]}, "tracks": {view: {points, visible,
         valid}}, "proprio": {key: [To, d]}, "actions": [Ha, A], "action_valid": [Ha]}, those that there are.
 
-        A view's name is ANY_VIEW where the row shows one view. Tracks are left out when an example has no
-        visible point in any view at the first step inside the episode: there is nothing to query.
+        A view's name is ANY_VIEW where the row shows one view. Points are drawn among those visible at the window's
+        start (offset 0; without it, the first step inside the episode). Where no view has such a point there is
+        nothing to query: the example's tracks are left out.
         """
         names = {v: v for v in self.window.views} if row.view is None else {row.view: ANY_VIEW}
         w, out = self.window, {}
@@ -239,13 +234,14 @@ class Cutter:
         return gather(where, field.pad, read).astype(np.float32)
 
     def _tracks(self, row: Row, view: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], bool]:
-        """-> (points, visible, valid; whether any point is visible at the first valid step)."""
+        """-> (points, visible, valid; whether any point is visible at the window's start)."""
         field = self.window.tracks
         where = place(row, field.offsets, self.length)
         layout = self.dataset.infos[row.segments[0].episode].track_sets[self.track_set][view]
         cut = self._window_tracks if layout == "window" else self._global_tracks
         points, visible = cut(row, view, where)
-        at_start = visible[np.argmax(where.valid)]
+        start = field.offsets.index(0) if 0 in field.offsets else int(np.argmax(where.valid))
+        at_start = visible[start]
         if self.window.num_points is not None and points.shape[1]:
             chosen = draw_points(at_start, self.window.num_points, rng)
             points, visible = points[:, chosen], visible[:, chosen]

@@ -124,6 +124,21 @@ def test_points_are_drawn_uniformly_with_replacement_among_the_visible():
     assert set(draw_points(np.zeros(3, bool), 100, RNG)) == {0, 1, 2}
 
 
+def test_points_are_those_visible_at_offset_0_and_the_same_with_history_in_front():
+    sets = track_sets(6, 6)
+    sets["front"].visible[:3] = False
+    sets["front"].visible[3:, 5] = True  # seen from frame 3 on
+    episodes = [make_episode(0, tracks={"s": sets})]
+    drawn = []
+    for offsets in ((0, 1), (-2, -1, 0, 1)):
+        window = spec(views=("front",), track_set="s", tracks=FieldWindow(offsets), num_points=20)
+        tracks = cut(episodes, row(3), window, np.random.default_rng(1))["tracks"]["front"]
+        assert tracks["visible"][-2:].all() and not tracks["visible"][:-2].any()
+        drawn.append(tracks["points"][-2:])
+    np.testing.assert_array_equal(*drawn)
+    assert set(np.round(drawn[0][0, :, 1] * 10).astype(int)) == {0, 2, 4, 5}
+
+
 def test_without_a_visible_or_any_point_an_example_has_no_tracks():
     window = spec(track_set="s", tracks=FieldWindow((0, 1)), num_points=4)
     hidden = track_sets(6, 6)
