@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 import ml_collections
+
+from t2p.io import UserError
+
+# Keys that a stage adds to the shared ones.
+STAGE_KEYS = ("model", "loss", "window")
+# Parts whose keys are names that the user chooses.
+_FREE = ("data.sources", "data.validation", "init_from")
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -22,6 +32,7 @@ def base_config() -> ml_collections.ConfigDict:
     c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: what is left
     # Ordered (regex on the parameter's path, partition per axis); first match wins, else by shape over fsdp.
     c.sharding = ()
+    c.fsdp_min_bytes = 4 * 2**20  # smaller parameters are copied to every device instead of split over fsdp
 
     c.optimizer = ml_collections.ConfigDict(
         {
@@ -73,3 +84,42 @@ def source_config(
             "fields": (),
         }
     )
+
+
+def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
+    """Dotted names of all keys, of inner parts too."""
+    names = []
+    for key, value in config.items():
+        names.append(prefix + key)
+        if isinstance(value, ml_collections.ConfigDict):
+            names += flat_keys(value, f"{prefix}{key}.")
+    return names
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...?" for a key that does not exist: the most similar one, judged by its last part first."""
+    names = list(known)
+    last = key.rpartition(".")[2]
+    by_last = {n.rpartition(".")[2]: n for n in reversed(names)}
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.75)
+    close = close or [by_last[m] for m in difflib.get_close_matches(last, by_last, n=1)]
+    close = close or difflib.get_close_matches(key, names, n=1, cutoff=0.0)
+    return f"; did you mean config.{close[0]}?" if close else ""
+
+
+def check_keys(config: ml_collections.ConfigDict) -> None:
+    """A config file may only set keys that are read: those of base_config and what a stage adds."""
+    known = flat_keys(base_config())
+    for key in flat_keys(config):
+        if key.split(".")[0] in STAGE_KEYS or any(key.startswith(f"{part}.") for part in _FREE):
+            continue
+        if key not in known:
+            raise UserError(f"unknown key config.{key}{nearest(key, [*known, *STAGE_KEYS])}")
+    entry = {"path", "rules"}
+    for name, value in config.init_from.items():
+        if set(value) != entry:
+            raise UserError(f"init_from.{name} has the keys {sorted(value)}; expected {sorted(entry)}")
+    for part in ("sources", "validation"):
+        for name, value in config.data[part].items():
+            if wrong := sorted(set(value) ^ set(source_config())):
+                raise UserError(f"data.{part}.{name}: unknown or missing key {wrong[0]!r}; use source_config()")

@@ -1,0 +1,329 @@
+"""Checkpoints: Orbax behind one small interface.
+
+    DIR/checkpoints/<step>/{variables, ema, optimizer, meta}    DIR/checkpoints/frozen    DIR/damaged/<step>
+
+variables are {"params", "batch_stats"}; ema (averaged parameters) and optimizer are there when training has them;
+frozen holds the variables of earlier stages, written once, so that a checkpoint stands alone. meta is JSON:
+{"config", "statistics", "shapes", "versions", "git", "step", "position", "metrics", "sums"}. DIR is local or gs://.
+A weights-only checkpoint (`export`) has the same layout with one step, 0.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax.traverse_util import flatten_dict
+from jax.experimental import multihost_utils
+
+from t2p.io import PathLike, UserError
+
+Tree = Any
+Variables = dict[str, Any]
+
+ITEMS = ("variables", "ema", "optimizer")
+_PACKAGES = ("t2p", "jax", "flax", "optax", "orbax-checkpoint", "mujoco", "numpy")
+# What Orbax and TensorStore raise for files that are cut off, missing or not what they should be.
+_READ_ERRORS = (ValueError, OSError, KeyError, TypeError)
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that cannot be read back as it was written; the message names it."""
+
+
+@dataclass(frozen=True)
+class _Keep:
+    """Orbax's question which checkpoints stay: the last `count` and the best."""
+
+    count: int
+    owner: Checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [c.step for c in checkpoints]
+        return [s in steps[-self.count :] or s == self.owner.best_step for s in steps]
+
+
+class Checkpoints:
+    """The checkpoints of one directory. All processes call every method.
+
+    keep: so many latest ones stay; best: name of the metric whose best checkpoint stays as well ("" for none);
+    mode: "min" or "max"."""
+
+    def __init__(self, directory: PathLike, keep: int = 1, best: str = "", mode: str = "min", read_only: bool = False):
+        if mode not in ("min", "max"):
+            raise UserError(f"checkpoint.mode is {mode!r}; expected min or max")
+        if keep < 1:
+            raise UserError(f"checkpoint.keep is {keep}; expected at least 1")
+        self.directory = epath.Path(directory)
+        self.root = _absolute(self.directory) / "checkpoints"
+        if read_only and not self.root.is_dir():
+            raise UserError(
+                f"no checkpoint in {directory}: expected a folder {self.root.name}/ as training and convert write it"
+            )
+        self._best, self._mode = best, mode
+        self.best_step: int | None = None
+        self.best_value = math.inf if mode == "min" else -math.inf
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only,
+            preservation_policy=_Keep(keep, self),
+            cleanup_tmp_directories=not read_only,
+        )
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ITEMS} | {"meta": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.root, options=options, item_handlers=handlers)
+        for step in self.steps:
+            self._note(step, self._metrics(step))
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are finished, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def path(self, step: int) -> epath.Path:
+        return self.root / str(step)
+
+    def better(self, metrics: Mapping[str, float]) -> bool:
+        """Whether these metrics beat the best checkpoint so far."""
+        value = metrics.get(self._best, math.nan)
+        return value < self.best_value if self._mode == "min" else value > self.best_value
+
+    def _note(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self.better(metrics):
+            self.best_step, self.best_value = step, metrics[self._best]
+
+    def _metrics(self, step: int) -> dict[str, float]:
+        try:
+            return self.meta(step).get("metrics", {})
+        except DamagedCheckpoint:
+            return {}  # whoever restores this step is told
+
+    def save(self, step: int, items: Mapping[str, Tree], meta: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Starts writing {"variables": ..., "ema": ..., "optimizer": ...}; returns once the arrays are copied off the
+        devices. metrics: those of an evaluation at this step, or {}."""
+        sums = {name: checksums(tree) for name, tree in items.items()}
+        full = {**meta, "step": step, "metrics": dict(metrics), "sums": sums}
+        self._note(step, metrics)
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(full), **args), force=True)
+
+    def save_frozen(self, frozen: Tree) -> None:
+        """Writes the earlier stages' variables, if there are any and they are not there yet."""
+        if jax.tree.leaves(frozen) and not (self.root / "frozen").is_dir():
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+                writer.save(self.root / "frozen", args=ocp.args.StandardSave(frozen))
+
+    def meta(self, step: int) -> dict[str, Any]:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        except _READ_ERRORS as e:
+            raise self._damaged(step, e) from e
+
+    def shapes(self, step: int) -> dict[str, Tree]:
+        """{item: tree of ShapeDtypeStruct} of what a checkpoint holds."""
+        try:
+            found = self._manager.item_metadata(step)
+            trees = {name: getattr(value, "tree", None) for name, value in found.items() if name != "meta"}
+            if not trees.get("variables"):
+                raise ValueError("its variables are missing")
+            return {name: jax.tree.map(_shape, tree) for name, tree in trees.items() if tree is not None}
+        except _READ_ERRORS as e:
+            raise self._damaged(step, e) from e
+
+    def restore(self, step: int, targets: Mapping[str, Tree]) -> dict[str, Tree]:
+        """Reads items onto the shardings of `targets` (ShapeDtypeStructs), whatever mesh wrote them; as NumPy arrays
+        where a target has no sharding. Raises DamagedCheckpoint for what differs from what was saved."""
+        sums = self.meta(step)["sums"]
+        args = {name: ocp.args.StandardRestore(jax.tree.map(_target, tree)) for name, tree in targets.items()}
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(**args))
+        except _READ_ERRORS as e:
+            raise self._damaged(step, e) from e
+        for name in targets:
+            _compare(f"{self.path(step)}/{name}", sums[name], checksums(found[name]))
+        return {name: found[name] for name in targets}
+
+    def restore_frozen(self, target: Tree | None = None) -> Tree:
+        """The earlier stages' variables, as NumPy arrays without a target; {} if there are none."""
+        if not (self.root / "frozen").is_dir():
+            return {}
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            try:
+                if target is None:
+                    target = jax.tree.map(_shape, reader.metadata(self.root / "frozen").item_metadata.tree)
+                return reader.restore(
+                    self.root / "frozen", args=ocp.args.StandardRestore(jax.tree.map(_target, target))
+                )
+            except _READ_ERRORS as e:
+                raise DamagedCheckpoint(f"{self.root / 'frozen'} cannot be read: {_first_line(e)}") from e
+
+    def set_aside(self, step: int) -> epath.Path:
+        """Moves a damaged checkpoint out of the way, to DIR/damaged/, so that its step can be written again."""
+        target = self.root.parent / "damaged" / str(step)
+        if jax.process_index() == 0:
+            target.parent.mkdir(exist_ok=True)
+            if target.exists():
+                target.rmtree()
+            self.path(step).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
+        self._manager.reload()
+        if self.best_step == step:
+            self.best_step, self.best_value = None, math.inf if self._mode == "min" else -math.inf
+            for other in self.steps:
+                self._note(other, self._metrics(other))
+        return target
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether all processes agreed to stop at this step, after one of them got SIGTERM."""
+        return self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Until all that was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _damaged(self, step: int, error: Exception) -> DamagedCheckpoint:
+        return DamagedCheckpoint(
+            f"checkpoint {self.path(step)} is damaged or incomplete ({type(error).__name__}: {_first_line(error)}); "
+            "take another step, or remove it"
+        )
+
+
+def load(directory: PathLike, which: str | int = "best") -> tuple[Variables, dict[str, Any]]:
+    """-> ({"params", "batch_stats", "frozen"}, meta) of a workdir or an exported checkpoint, as NumPy arrays.
+
+    which: "best" by the metric that the config names (the latest where no checkpoint was evaluated), "latest" or a
+    step. params are the averaged ones where training averaged. Raises DamagedCheckpoint, or UserError where there
+    is no such checkpoint."""
+    checkpoints = Checkpoints(directory, read_only=True)
+    try:
+        step = _choose(checkpoints, which)
+        meta, shapes = checkpoints.meta(step), checkpoints.shapes(step)
+        items = checkpoints.restore(step, {name: shapes[name] for name in ("variables", "ema") if name in shapes})
+        variables = {"params": {}, "batch_stats": {}, **items["variables"]}
+        if "ema" in items:
+            variables["params"] = items["ema"]
+        return {**variables, "frozen": checkpoints.restore_frozen()}, meta
+    finally:
+        checkpoints.close()
+
+
+def _choose(checkpoints: Checkpoints, which: str | int) -> int:
+    steps = checkpoints.steps
+    if not steps:
+        raise UserError(f"no finished checkpoint in {checkpoints.directory}")
+    if which == "latest":
+        return steps[-1]
+    if which == "best":
+        setting = checkpoints.meta(steps[-1]).get("config", {}).get("checkpoint", {})
+        name, sign = setting.get("best", ""), -1 if setting.get("mode") == "max" else 1
+        values = {s: checkpoints.meta(s)["metrics"] for s in steps}
+        rated = [s for s in steps if name in values[s]]
+        return min(rated, key=lambda s: sign * values[s][name]) if rated else steps[-1]
+    if which not in steps:
+        raise UserError(
+            f"no checkpoint {which!r} in {checkpoints.directory}; there are steps {steps}, 'best' and 'latest'"
+        )
+    return int(which)
+
+
+def export(directory: PathLike, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Writes a weights-only checkpoint, which `load` and `init_from` read like one of training."""
+    checkpoints = Checkpoints(directory)
+    try:
+        if checkpoints.steps:
+            raise UserError(f"{directory} already holds checkpoints {checkpoints.steps}; expected a new directory")
+        checkpoints.save_frozen(variables.get("frozen", {}))
+        items = {"variables": {k: variables.get(k, {}) for k in ("params", "batch_stats")}}
+        checkpoints.save(0, items, {"statistics": {}, "shapes": {}, **provenance(), **meta}, {})
+        checkpoints.wait()
+    finally:
+        checkpoints.close()
+
+
+def provenance() -> dict[str, Any]:
+    """{"versions": {package: version or None}, "git": revision of this source tree or None}."""
+    return {"versions": {name: _version(name) for name in _PACKAGES}, "git": _git_revision()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def checksums(tree: Tree) -> dict[str, int]:
+    """{path: sum of the array's bits as unsigned words, modulo 2^32}: independent of mesh and order."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    values = [x for _, x in leaves]
+    on_device = any(isinstance(x, jax.Array) for x in values)
+    sums = jax.device_get(_sums(values)) if on_device else [_sum(x) for x in values]
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): int(s) for (p, _), s in zip(leaves, sums)}
+
+
+def _sum(x: Any) -> Any:
+    word = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}[x.dtype.itemsize]
+    return (x.reshape(-1) if x.dtype.itemsize == 8 else x).view(word).sum(dtype=np.uint32)
+
+
+@jax.jit
+def _sums(values: list[jax.Array]) -> list[jax.Array]:
+    return [_sum(x) for x in values]
+
+
+def _compare(path: str, saved: Mapping[str, int], found: Mapping[str, int]) -> None:
+    wrong = [k for k in saved if found.get(k) != saved[k]]
+    if wrong:
+        raise DamagedCheckpoint(
+            f"checkpoint {path} is damaged: {wrong[0]} differs from what was saved ({len(wrong)} arrays do)"
+        )
+
+
+def mismatch(found: Tree, expected: Tree) -> str:
+    """What differs between two trees of variables in paths and shapes, in words; "" if nothing does."""
+    have, want = (flatten_dict(t, sep="/") for t in (found, expected))
+    for path in [*want, *have]:
+        a, b = have.get(path), want.get(path)
+        if a is None or b is None or tuple(a.shape) != tuple(b.shape):
+            here, there = ("missing" if x is None else f"{tuple(x.shape)}" for x in (a, b))
+            return f"{path} is {here} in the checkpoint and {there} in the config's model"
+    return ""
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(x.shape), x.dtype)
+
+
+def _target(x: Any) -> Any:
+    """Orbax reads NumPy arrays where the target is one; this one takes no memory."""
+    return np.broadcast_to(np.zeros((), x.dtype), x.shape) if getattr(x, "sharding", None) is None else x
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+    return path if "://" in str(path) else epath.Path(Path(str(path)).absolute())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]

@@ -1,0 +1,58 @@
+"""Configs on the command line: `--config FILE.py:variant --config.key=value ...`, an error for what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from t2p.io import UserError
+from t2p.train.defaults import check_keys, flat_keys, nearest
+
+PREFIX = "--config."
+
+
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """spec: FILE.py or FILE.py:variant, whose get_config(variant) gives the config. overrides: "--config.key=value"
+    (or "--config.key", "value"), typed like the value that they replace. Returns the locked config.
+
+    Raises UserError for a missing file, an unknown key (naming the nearest one) or a value of another type."""
+    if not Path(spec.partition(":")[0]).is_file():
+        raise UserError(f"no config file {spec.partition(':')[0]}; expected FILE.py or FILE.py:variant")
+    config = _parse(spec, ())
+    check_keys(config)
+    _check_overrides(config, overrides)
+    return _parse(spec, overrides) if overrides else config
+
+
+def _parse(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+    """Uses flags of its own, so that the process's are neither read nor changed."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+    try:
+        values(["t2p", f"--config={spec}", *overrides])
+        return values["config"].value
+    except (flags.Error, TypeError, KeyError) as e:
+        raise UserError(f"config {spec}: {_reason(e)}") from e
+
+
+def _reason(error: Exception) -> str:
+    return str(error.args[0] if error.args else error).strip().split("\n")[-1]
+
+
+def _check_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+    known = flat_keys(config)
+    value_expected = False
+    for argument in overrides:
+        if value_expected and not argument.startswith("--"):
+            value_expected = False
+            continue
+        if not argument.startswith(PREFIX):
+            raise UserError(f"unexpected argument {argument!r}; settings are given as --config.key=value")
+        key, equals, _ = argument.removeprefix(PREFIX).partition("=")
+        if key not in known:
+            raise UserError(f"unknown key config.{key}{nearest(key, known)}")
+        value_expected = not equals

@@ -1,0 +1,81 @@
+"""`t2p inspect`: parameters, sharding, memory and FLOPs of a config, before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t2p.train.plan import Plan
+
+MIB = 2**20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE.py[:variant]", help="a config file and its variant")
+
+
+def run(args: argparse.Namespace, rest: list[str]) -> int:
+    import jax
+
+    from t2p.cli.config import load_config
+    from t2p.train.plan import make_plan
+
+    plan = make_plan(load_config(args.config, rest))
+    with jax.set_mesh(plan.mesh):
+        print(report(plan))
+    return 0
+
+
+def report(plan: Plan) -> str:
+    """The whole text. The train step is compiled for this machine's devices, and not run."""
+    import jax
+
+    from t2p.train.sharding import table
+    from t2p.train.state import flatten
+
+    sizes = {p: math.prod(x.shape) for p, x in flatten(plan.state.params).items()}
+    trained = sum(n for p, n in sizes.items() if p not in plan.step.held)
+    frozen = sum(math.prod(x.shape) for x in jax.tree.leaves(plan.state.frozen))
+    lines = [plan.first_line(), "", table(plan.state), ""]
+    lines += [f"parameters: {sum(sizes.values()):,} ({trained:,} trained); in frozen earlier stages: {frozen:,}"]
+    state = sum(_local_bytes(x) for x in jax.tree.leaves(plan.state)) / MIB
+    lines += [f"training state: {state:,.1f} MiB on each device (parameters, averages, optimiser, frozen stages)"]
+    lines += [*_memory(plan), *_flops(plan)]
+    return "\n".join(lines)
+
+
+def _local_bytes(x: Any) -> int:
+    return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+
+
+def _memory(plan: Plan) -> list[str]:
+    import jax
+
+    from t2p import accelerators
+
+    found = plan.compile().memory_analysis()
+    if found is None:
+        return ["train step: this backend does not report its memory"]
+    arguments, scratch = found.argument_size_in_bytes / MIB, found.temp_size_in_bytes / MIB
+    new = (found.output_size_in_bytes - found.alias_size_in_bytes) / MIB
+    total = arguments + scratch + new
+    line = f"train step: {total:,.1f} MiB on each device (state and batch {arguments:,.1f}, temporary {scratch:,.1f})"
+    known = accelerators.lookup(jax.devices()[0].device_kind)
+    return [line + (f", {total * MIB / known.memory:.0%} of its memory" if known else "")]
+
+
+def _flops(plan: Plan) -> list[str]:
+    import jax
+
+    from t2p import accelerators
+
+    step = plan.flops_per_step()
+    example, total = step / plan.config.batch_size, step * plan.config.steps
+    lines = [f"FLOPs: {example:.4g} an example, {step:.4g} a step, {total:.4g} in all"]
+    known = accelerators.lookup(jax.devices()[0].device_kind)
+    if known:
+        seconds = step / (known.bf16 * jax.device_count())
+        lines.append(f"at half of the devices' peak rate: {2e3 * seconds:.3g} ms a step")
+    return lines

@@ -1,0 +1,122 @@
+"""Starting from an earlier checkpoint: which arrays are loaded, which stay fresh, which are held.
+
+    config.init_from.<name> = {"path": DIR, "rules": ((regex, "load" | "fresh" | "freeze"), ...)}
+
+A name that the stage has among its frozen earlier stages fills variables["frozen"][name]; any other name fills the
+stage's own parameters and BatchNorm statistics. Rules are tried in order against an array's whole path within
+its collection; no rules means that all is loaded. "freeze" loads and holds: no gradient, no optimiser slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from t2p import checkpoint
+from t2p.io import UserError
+from t2p.train.state import TrainState, Tree, check_rules, first_match, flatten, unflatten
+
+ACTIONS = ("load", "fresh", "freeze")
+EVERYTHING = ((".*", "load"),)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: where an array comes from."""
+
+    name: str
+    path: str
+    action: str
+    shape: tuple[int, ...]
+
+
+def held_paths(config: ml_collections.ConfigDict, params: Tree, frozen: Tree) -> frozenset[str]:
+    """Paths of the parameters that are not trained: those of optimizer.freeze and of "freeze" rules."""
+    paths = list(flatten(params))
+    check_rules("optimizer.freeze", config.optimizer.freeze, paths)
+    held = {p for p in paths if first_match([(r, True) for r in config.optimizer.freeze], p)}
+    for name, entry in config.init_from.items():
+        if name not in frozen:
+            held |= {p for p in paths if first_match(_rules(name, entry), p) == "freeze"}
+    if held == set(paths):
+        raise UserError("every parameter is frozen: nothing would be trained (optimizer.freeze, init_from rules)")
+    return frozenset(held)
+
+
+def _rules(name: str, entry: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    rules = tuple(tuple(r) for r in entry["rules"]) or EVERYTHING
+    for rule in rules:
+        if len(rule) != 2 or rule[1] not in ACTIONS:
+            raise UserError(f"init_from.{name}.rules has {rule!r}; expected (regex, one of {', '.join(ACTIONS)})")
+    return rules
+
+
+def initialise(config: ml_collections.ConfigDict, state: TrainState) -> tuple[TrainState, dict[str, Any], list[Row]]:
+    """-> (state with the loaded arrays on the shardings of the fresh ones, where they came from, the table)."""
+    if missing := sorted(set(state.frozen) - set(config.init_from)):
+        raise UserError(f"the stage builds on {missing[0]!r}: name its checkpoint in config.init_from.{missing[0]}")
+    origins, rows = {}, []
+    for name, entry in config.init_from.items():
+        source, origins[name] = _source(entry)
+        if name in state.frozen:
+            filled, table = _fill(name, entry, state.frozen[name], source)
+            state = state.replace(frozen={**state.frozen, name: filled})
+        else:
+            own = {"params": state.params, "batch_stats": state.batch_stats}
+            filled, table = _fill(name, entry, own, source)
+            ema = jax.tree.map(lambda x: x.copy(), filled["params"]) if state.ema else {}
+            state = state.replace(params=filled["params"], batch_stats=filled["batch_stats"], ema=ema)
+        rows += table
+    return state, origins, rows
+
+
+def _source(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """-> (variables, where they are from); an empty path is a source without arrays, for all-fresh rules."""
+    if not entry["path"]:
+        return {}, {"path": ""}
+    variables, meta = checkpoint.load(entry["path"])
+    origin = {k: meta.get(k) for k in ("step", "config", "statistics", "git")}
+    return variables, {"path": str(entry["path"]), **origin}
+
+
+def _fill(name: str, entry: Mapping[str, Any], target: Tree, source: Tree) -> tuple[dict[str, Any], list[Row]]:
+    """The target's arrays, each replaced by the source's where its rule says so."""
+    rules, rows, filled = _rules(name, entry), [], {}
+    within = [p.split("/", 1)[1] for p in flatten(target)]
+    check_rules(f"init_from.{name}.rules", [r[0] for r in rules], within)
+    found = flatten(source)
+    for path, leaf in flatten(target).items():
+        action = first_match(rules, path.split("/", 1)[1])
+        if action is None:
+            raise UserError(
+                f"init_from.{name}: no rule for {path}; end the rules with ('.*', 'load') or ('.*', 'fresh')"
+            )
+        rows.append(Row(name, path, action, tuple(leaf.shape)))
+        filled[path] = leaf if action == "fresh" else _place(name, path, leaf, found.get(path))
+    return {**{k: {} for k in target}, **unflatten(filled)}, rows
+
+
+def _place(name: str, path: str, leaf: jax.Array, value: np.ndarray | None) -> jax.Array:
+    """The loaded value where and as the fresh one lies."""
+    if value is None or tuple(value.shape) != tuple(leaf.shape):
+        here = "is not in the checkpoint" if value is None else f"has shape {tuple(value.shape)} in the checkpoint"
+        collection, _, rest = path.partition("/")
+        raise UserError(
+            f"init_from.{name}: {path} {here} and shape {tuple(leaf.shape)} in this model; to learn it anew, "
+            f"put ({rest!r}, 'fresh') before the other rules ({collection})"
+        )
+    value = np.asarray(value, leaf.dtype)
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: value[index])
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text, one array a line."""
+    width = max((len(r.path) for r in rows), default=0)
+    return "\n".join(
+        f"init_from.{r.name}: {r.path:{width}s}  {r.action:6s}  {'x'.join(map(str, r.shape))}" for r in rows
+    )

@@ -1,0 +1,160 @@
+"""What training says: lines, a progress bar, metrics as JSON lines, TensorBoard and Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import jax
+import ml_collections
+from etils import epath
+from tqdm import tqdm
+
+from t2p import accelerators
+from t2p.io import PathLike, UserError, is_remote, write_bytes
+from t2p.train.goodput import append, read_events
+
+
+class NonFinite(ArithmeticError):
+    """Training stopped because a metric became NaN or infinite; the message gives step, metric and last checkpoint."""
+
+    def __init__(self, step: int, metric: str, value: float, last_good: str):
+        super().__init__(f"{metric} is {value} at step {step}; last good checkpoint: {last_good}")
+        self.step, self.metric = step, metric
+
+
+def say(text: str) -> None:
+    """A line for the user, from the first process only, above the progress bar."""
+    if jax.process_index() == 0:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+class Log:
+    """Writes on the first process; does nothing on the others. Metrics are {name: number}; NaN is null in JSON."""
+
+    def __init__(self, workdir: PathLike, config: ml_collections.ConfigDict, start: int):
+        self._writes = jax.process_index() == 0
+        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._board = self._wandb = None
+        self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=not self._writes, mininterval=1.0)
+        if not self._writes:
+            return
+        _forget_after(self._path, start)
+        if config.log.tensorboard and not is_remote(workdir):
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(epath.Path(workdir) / "tensorboard"), purge_step=start)
+        if config.log.wandb:
+            self._wandb = _wandb().init(
+                project=config.log.wandb, dir=str(workdir), config=config.to_dict(), resume="allow"
+            )
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        if not self._writes:
+            return
+        finite = {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
+        append(self._path, json.dumps({"step": step, **finite}) + "\n")
+        for name, value in metrics.items() if self._board else ():
+            self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(dict(metrics), step=step)
+
+    def advance(self, step: int, note: Mapping[str, str] | None = None) -> None:
+        """Moves the progress bar to `step`."""
+        if note:
+            self._bar.set_postfix(note, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.close()
+        if self._board:
+            self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError as e:
+        raise UserError("log.wandb names a project, but wandb is not installed: pip install 't2p[wandb]'") from e
+    return wandb
+
+
+def _forget_after(path: epath.Path, step: int) -> None:
+    """Leaves out the lines after `step`, which this run is going to write again."""
+    if path.exists():
+        kept = [e for e in read_events(path) if e["step"] <= step]
+        write_bytes(path, "".join(json.dumps(e) + "\n" for e in kept).encode())
+
+
+class Pending:
+    """Metrics of steps that the devices may still be computing. Fetching all but the last step's waits for nothing
+    that the devices are not done with, or about to be."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        self._entries.append((step, metrics))
+
+    def running(self) -> Any:
+        """The last step's metrics: ready when the devices have nothing left to do."""
+        return self._entries[-1][1] if self._entries else ()
+
+    def fetch(self, last_good: str, all_steps: bool = False) -> tuple[int, dict[str, float]]:
+        """-> (newest step fetched, mean of each metric over the steps fetched); (0, {}) if there are none.
+
+        all_steps: also the last one. Raises NonFinite for the first step and metric that is not finite."""
+        count = len(self._entries) - (0 if all_steps else 1)
+        entries, self._entries = self._entries[:count], self._entries[count:]
+        values = jax.device_get([m for _, m in entries])
+        for (step, _), metrics in zip(entries, values):
+            for name in sorted(metrics):
+                if not math.isfinite(metrics[name]):
+                    raise NonFinite(step, name, float(metrics[name]), last_good)
+        if not entries:
+            return 0, {}
+        return entries[-1][0], {k: sum(float(v[k]) for v in values) / len(values) for k in values[0]}
+
+
+class Speed:
+    """Rates over the time since they were last asked for."""
+
+    def __init__(self, flops_per_step: float, batch_size: int):
+        self._flops, self._batch_size = flops_per_step, batch_size
+        self._peak = _peak()
+        self._last: tuple[int, float, float] | None = None
+
+    def rates(self, step: int, waited: float, elsewhere: float) -> dict[str, float]:
+        """{steps_per_second, examples_per_second, data_wait (share), flops_per_second, mfu if the device is known}.
+
+        waited: seconds spent waiting for data so far; elsewhere: in evaluation and checkpoints, which do not count."""
+        now = time.monotonic() - elsewhere
+        previous, self._last = self._last, (step, now, waited)
+        if previous is None or step <= previous[0]:
+            return {}
+        seconds = max(now - previous[1], 1e-9)
+        rate = (step - previous[0]) / seconds
+        result = {
+            "steps_per_second": rate,
+            "examples_per_second": rate * self._batch_size,
+            "data_wait": min((waited - previous[2]) / seconds, 1.0),
+            "flops_per_second": rate * self._flops,
+        }
+        return {**result, "mfu": rate * self._flops / self._peak} if self._peak else result
+
+
+def _peak() -> float:
+    """Peak bfloat16 FLOP/s of all devices; 0 where the device is not in the table."""
+    known = accelerators.lookup(jax.devices()[0].device_kind)
+    return known.bf16 * jax.device_count() if known else 0.0

@@ -1,0 +1,176 @@
+"""The training loop: one, for every stage.
+
+The order within a step matters. The batch is fetched first, so that waiting for it is seen; metrics are read one step
+late, so that reading them waits for nothing; evaluation comes before saving, so that a checkpoint carries its metrics;
+saving comes before stopping. `state` is donated to the step: no second name may hold it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import ml_collections
+from etils import epath
+
+from t2p.checkpoint import Checkpoints
+from t2p.io import PathLike, UserError, write_json
+from t2p.train.defaults import check_keys
+from t2p.train.evals import Eval
+from t2p.train.feed import Feed
+from t2p.train.goodput import Goodput
+from t2p.train.logging import Log, NonFinite, Pending, Speed, say
+from t2p.train.plan import Plan, make_plan
+from t2p.train.preemption import Preempted, Preemption
+from t2p.train.resume import begin
+from t2p.train.sharding import table
+from t2p.train.state import TrainState
+
+_EVAL_KEY = 2**32 - 1  # folded into the seed's key: no step has this number
+
+
+def train(config: ml_collections.ConfigDict, workdir: PathLike, evals: Sequence[Eval] = ()) -> TrainState:
+    """Trains config.stage to config.steps in `workdir`, from its last checkpoint if it has one.
+
+    evals run besides the standard validation. Raises UserError for a config that does not fit, NonFinite when a
+    metric is NaN or infinite, Preempted after SIGTERM, DamagedCheckpoint when no checkpoint of the workdir is whole."""
+    check_keys(config)
+    first = jax.process_index() == 0
+    goodput = Goodput(epath.Path(workdir) / "events.jsonl" if first else None)
+    with goodput.section("init"):
+        plan = make_plan(config)
+        say(plan.first_line())
+        if first:
+            write_json(epath.Path(workdir) / "config.json", plan.meta()["config"])
+        c = config.checkpoint
+        checkpoints = Checkpoints(workdir, c.keep, c.best, c.mode)
+    try:
+        with jax.set_mesh(plan.mesh):
+            return _train(plan, workdir, (*plan.evals(), *evals), checkpoints, goodput)
+    finally:
+        checkpoints.close()
+
+
+def _train(
+    plan: Plan, workdir: PathLike, evals: Sequence[Eval], checkpoints: Checkpoints, goodput: Goodput
+) -> TrainState:
+    config = plan.config
+    with goodput.section("init"):
+        state, meta = begin(plan, checkpoints)
+        start = int(state.step)
+        say(table(state))
+    if start >= config.steps:
+        say(f"{workdir} is already at step {start} of {config.steps}: nothing to do")
+        return state
+    with goodput.section("compile"):
+        train_step = plan.compile()
+    goodput.start(start)
+    with (
+        Feed(plan.loader(meta["position"]), plan.mesh, config.batch_size) as feed,
+        Log(workdir, config, start) as log,
+        Preemption(checkpoints) as preemption,
+    ):
+        run = _Run(plan, tuple(evals), checkpoints, goodput, log, feed, Pending(), _speed(plan, start, goodput), meta)
+        for step in range(start + 1, config.steps + 1):
+            batch, position, skipped = run.next_batch()
+            with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
+                state, metrics = train_step(state, batch)
+            run.pending.add(step, metrics)
+            log.advance(step)
+            if step % config.log.every == 0:
+                run.report({"skipped_examples": float(skipped)} if config.data.skip_damaged else {})
+            found = run.evaluate(state, step)
+            stop = preemption.requested(step)
+            if stop or step == config.steps or step % config.checkpoint.every == 0 or checkpoints.better(found):
+                run.save(state, step, position, found)
+            if stop and step < config.steps:
+                checkpoints.wait()
+                raise Preempted(step)
+        run.finish(config.steps)
+    return state
+
+
+def _speed(plan: Plan, start: int, goodput: Goodput) -> Speed:
+    speed, seconds = Speed(plan.flops_per_step(), plan.config.batch_size), goodput.seconds()
+    speed.rates(start, 0.0, seconds["eval"] + seconds["checkpoint"])  # from here on
+    return speed
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the loop does between steps."""
+
+    plan: Plan
+    evals: tuple[Eval, ...]
+    checkpoints: Checkpoints
+    goodput: Goodput
+    log: Log
+    feed: Feed
+    pending: Pending
+    speed: Speed
+    meta: dict[str, Any]
+
+    def next_batch(self) -> Any:
+        before = self.feed.waited
+        item = self.feed.next(self.pending.running())
+        self.goodput.add("data", self.feed.waited - before)
+        return item
+
+    def last_good(self) -> str:
+        steps = self.checkpoints.steps
+        return str(self.checkpoints.path(steps[-1])) if steps else "none"
+
+    def report(self, more: dict[str, float], all_steps: bool = False) -> None:
+        """Reads and writes the metrics of the steps that are done; stops the run if one is not finite."""
+        step, means = self.pending.fetch(self.last_good(), all_steps)
+        if not means:
+            return
+        seconds = self.goodput.seconds()
+        rates = self.speed.rates(step, self.feed.waited, seconds["eval"] + seconds["checkpoint"])
+        shares = {f"goodput/{k}": v for k, v in self.goodput.summary(step).items()}
+        self.log.write(step, {**{f"train/{k}": v for k, v in {**means, **rates, **more}.items()}, **shares})
+        note = {"loss": f"{means['loss']:.4g}"}
+        note |= {k: f"{rates[k]:.1%}" for k in ("data_wait", "mfu") if k in rates}
+        self.log.advance(step, note)
+        self.goodput.progress(step)
+
+    def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+        """Runs the evaluations that are due; {} if none is."""
+        due = [e for e in self.evals if e.due(step, self.plan.config.steps)]
+        if not due:
+            return {}
+        with self.goodput.section("eval"):
+            rng = jax.random.fold_in(jax.random.key(self.plan.config.seed), _EVAL_KEY)
+            variables = state.inference_variables
+            found = {f"{e.name}/{k}": float(v) for e in due for k, v in e.fn(variables, step, rng).items()}
+        self._check_best(found, step)
+        self.log.write(step, found)
+        say(f"step {step}: " + ", ".join(f"{k} {v:.5g}" for k, v in found.items()))
+        return found
+
+    def _check_best(self, found: dict[str, float], step: int) -> None:
+        best = self.plan.config.checkpoint.best
+        owner = best.partition("/")[0]
+        if best in found and not math.isfinite(found[best]):
+            raise NonFinite(step, best, found[best], self.last_good())
+        if best not in found and any(k.startswith(f"{owner}/") for k in found):
+            raise UserError(f"checkpoint.best is {best!r}; the evaluation gives {', '.join(found)}")
+
+    def save(self, state: TrainState, step: int, position: int, found: dict[str, float]) -> None:
+        """Saves a state whose metrics are all finite."""
+        self.report({}, all_steps=True)
+        with self.goodput.section("checkpoint"):
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            items = {"variables": variables, "optimizer": state.opt_state, **({"ema": state.ema} if state.ema else {})}
+            self.checkpoints.save(step, items, {**self.meta, "position": position}, found)
+
+    def finish(self, step: int) -> None:
+        with self.goodput.section("checkpoint"):
+            self.checkpoints.wait()
+        self.goodput.progress(step)
+        summary = self.goodput.summary(step)
+        shares = ", ".join(f"{k.removeprefix('share_')} {v:.0%}" for k, v in summary.items() if k.startswith("share_"))
+        say(f"done: step {step}, goodput {summary['goodput']:.0%} ({shares}), {summary['restarts']:.0f} restarts")

@@ -1,0 +1,199 @@
+"""What a config amounts to on the devices at hand, worked out before any array exists."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t2p import pytrees  # noqa: F401
+from t2p.checkpoint import provenance
+from t2p.io import UserError
+from t2p.methods.base import Stage
+from t2p.methods.registry import make_stage
+from t2p.train.evals import Eval, validation
+from t2p.train.feed import Batches, to_device
+from t2p.train.init_from import held_paths
+from t2p.train.optimizer import make_optimizer
+from t2p.train.sharding import BATCH, check_batch, make_mesh, rows_of_process, state_shardings, with_shardings
+from t2p.train.state import TrainState, initial_state
+from t2p.train.step import TrainStep
+from t2p.types import Batch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """example: ShapeDtypeStructs of a global batch; state: those of the training state, with shardings; text:
+    embeddings by sentence, or None; block: (index, count) of this process's share of a global batch."""
+
+    config: ml_collections.ConfigDict
+    mesh: Mesh
+    stage: Stage
+    text: Mapping[str, np.ndarray] | None
+    example: Batch
+    step: TrainStep
+    state: TrainState
+    block: tuple[int, int]
+
+    def init(self) -> TrainState:
+        """A fresh state, every array made where it will lie."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.state)
+        return jax.jit(_initial(self.stage, self.step, self.example), out_shardings=shardings)()
+
+    def compile(self) -> jax.stages.Compiled:
+        """The train step; its first argument is donated."""
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, BATCH)), self.example
+        )
+        shardings = jax.tree.map(lambda x: x.sharding, self.state), NamedSharding(self.mesh, PartitionSpec())
+        return jax.jit(self.step, donate_argnums=0, out_shardings=shardings).lower(self.state, batch).compile()
+
+    def loader(self, start: int) -> Batches:
+        """Training batches from global position `start` on."""
+        from t2p.data import pipeline
+
+        c, (index, count) = self.config, self.block
+        return pipeline.make_loader(
+            c.data,
+            self.stage.window,
+            batch_size=c.batch_size,
+            seed=c.seed,
+            process_index=index,
+            process_count=count,
+            start=start,
+            text=self.text,
+        )
+
+    def evals(self) -> tuple[Eval, ...]:
+        """The standard validation, if the config has validation data."""
+        from t2p.data import pipeline
+
+        c, (index, count) = self.config, self.block
+        if not c.data.validation:
+            return ()
+        batches = partial(
+            pipeline.evaluation_batches,
+            c.data.validation,
+            self.stage.window,
+            batch_size=c.batch_size,
+            process_index=index,
+            process_count=count,
+            text=self.text,
+            batches=c.eval.batches,
+        )
+        return (
+            validation(self.stage, batches, partial(to_device, mesh=self.mesh, batch_size=c.batch_size), c.eval.every),
+        )
+
+    def flops_per_step(self) -> float:
+        return self.stage.flops_per_example(self.example) * self.config.batch_size
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint says of itself, the same at every step."""
+        config = json.loads(self.config.to_json())
+        return {"config": config, "statistics": _statistics(config), "shapes": describe(self.example), **provenance()}
+
+    def first_line(self) -> str:
+        """Platform, devices, mesh, and how the model computes."""
+        kinds = Counter(d.device_kind for d in jax.devices())
+        devices = ", ".join(f"{n} x {kind}" for kind, n in kinds.items())
+        mesh = " ".join(f"{a}={s}" for a, s in self.mesh.shape.items())
+        attention = getattr(getattr(self.stage, "model", None), "implementation", "")
+        computes = self.config.dtype + (f", attention {attention}" if attention else "")
+        return f"{jax.default_backend()}: {devices} in {jax.process_count()} process(es), mesh {mesh}; {computes}"
+
+
+def _initial(stage: Stage, step: TrainStep, example: Batch) -> Any:
+    return partial(initial_state, stage, step.optimizer, step.held, step.ema > 0.0, example, step.seed)
+
+
+def make_plan(config: ml_collections.ConfigDict) -> Plan:
+    """Checks the config against data and devices and works out shapes and shardings; allocates nothing large."""
+    check_accelerator(config.accelerator)
+    for name in ("steps", "eval.every", "checkpoint.every", "log.every"):
+        if (value := _get(config, name)) < 1:
+            raise UserError(f"{name} is {value}; expected at least 1")
+    mesh = make_mesh(config)
+    check_batch(config, mesh)
+    block = rows_of_process(mesh, config.batch_size)
+    assert block is not None, "make_mesh gives every process one run of rows"
+    stage = make_stage(config)
+    text = _embed(config) if stage.window.text else None
+    example = _example(config, stage, text)
+    variables = jax.eval_shape(lambda: stage.init(jax.random.key(0), _zeros(example)))
+    held = held_paths(config, variables["params"], variables.get("frozen", {}))
+    optimizer, schedule = make_optimizer(config)
+    step = TrainStep(stage, optimizer, schedule, held, config.seed, config.accumulation, config.optimizer.ema)
+    shapes = jax.eval_shape(_initial(stage, step, example))
+    state = with_shardings(shapes, state_shardings(shapes, optimizer, held, mesh, config))
+    return Plan(config, mesh, stage, text, example, step, state, block)
+
+
+def check_accelerator(wanted: str) -> None:
+    """The accelerator that the config asks for must be the one that JAX found."""
+    if wanted not in ("", "cpu", "gpu", "tpu"):
+        raise UserError(f"accelerator is {wanted!r}; expected cpu, gpu, tpu or '' (whatever is there)")
+    try:
+        found = jax.default_backend()
+    except RuntimeError as e:
+        raise UserError(f"JAX finds no device: {e}") from e
+    if wanted and wanted != found:
+        raise UserError(
+            f"accelerator {wanted!r} was asked for, but JAX runs on {found!r} ({jax.device_count()} devices); install "
+            f"jax for it (pip install 't2p[{wanted}]'), or set config.accelerator to '' to take what is there"
+        )
+
+
+def _get(config: ml_collections.ConfigDict, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def _embed(config: ml_collections.ConfigDict) -> Mapping[str, np.ndarray]:
+    from t2p.data import pipeline
+    from t2p.methods.language import embed
+
+    return embed(config.text, pipeline.sentences(config.data))
+
+
+def _example(config: ml_collections.ConfigDict, stage: Stage, text: Mapping[str, np.ndarray] | None) -> Batch:
+    """Shapes of a global batch, from one example."""
+    from t2p.data import pipeline
+
+    def shape(x: Any) -> jax.ShapeDtypeStruct:
+        x = np.asarray(x)
+        return jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
+
+    return jax.tree.map(shape, pipeline.example_batch(config.data, stage.window, 1, text))
+
+
+def _zeros(example: Batch) -> Batch:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
+
+
+def _statistics(config: Mapping[str, Any]) -> dict[str, Any]:
+    """{source: {column: statistics}} of the training data."""
+    from t2p.data.manifest import read_manifest
+
+    sources = config["data"]["sources"]
+    return {n: read_manifest(s["path"])["splits"][s["split"]]["statistics"] for n, s in sources.items()}
+
+
+def describe(x: Any) -> Any:
+    """Shapes as JSON: {field: {name: [B, ...]}}; absent fields are left out."""
+    if dataclasses.is_dataclass(x) and not isinstance(x, jax.ShapeDtypeStruct):
+        x = {f.name: getattr(x, f.name) for f in dataclasses.fields(x)}
+    if isinstance(x, Mapping):
+        return {k: d for k, v in x.items() if (d := describe(v))}
+    return list(x.shape) if hasattr(x, "shape") else None
