@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,6 @@ import numpy as np
 
 from t2p.convert.atm import ANCHOR, track_transformer_rows
 from t2p.convert.base import Arrays, strip_prefix, to_official, to_variables
-from t2p.io import PathLike, load_arrays
 from t2p.methods.atm import image_error, track_error
 from t2p.models.atm import TrackTransformer, unpatchify
 from t2p.types import Array
@@ -23,17 +23,15 @@ def track_transformer(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Array
     """The track transformer (fixture atm/track_transformer), at the highest matmul precision.
 
     meta: "constructor" (the official class's arguments), "loss_weights", "grad_param_names"; inputs: vid, track,
-    task_emb, vis, patch_mask; checkpoint: a file or its arrays."""
-    arrays = checkpoint if isinstance(checkpoint, Mapping) else load_arrays(checkpoint)
+    task_emb, vis, patch_mask; checkpoint: the official state dict."""
     settings = model_settings(meta["constructor"])
     rows = track_transformer_rows(settings)
-    params = to_variables(rows, strip_prefix(arrays, ANCHOR))
+    params = to_variables(rows, strip_prefix(checkpoint, ANCHOR))
     model = TrackTransformer(**settings)
+    arguments = _arguments(model, inputs)
     with jax.default_matmul_precision("highest"):
-        outputs = jax.jit(lambda p, x: _forward(model, p, x))(params, _arguments(model, inputs))
-        losses, grads = jax.jit(lambda p, x: _losses(model, p, x, meta["loss_weights"]))(
-            params, _arguments(model, inputs)
-        )
+        outputs = _forward(model, params, arguments)
+        losses, grads = _losses(model, params, arguments, meta["loss_weights"])
     result = {**outputs, **losses, **_gradients(meta["grad_param_names"], to_official(rows, grads))}
     return {name: np.asarray(value) for name, value in result.items()}
 
@@ -78,6 +76,7 @@ def _apply(model: TrackTransformer, params: Any, x: Mapping[str, Array], mask: A
     return model.apply({"params": params}, x["images"], x["track"][:, 0], x["text"], mask)
 
 
+@partial(jax.jit, static_argnums=0)
 def _forward(model: TrackTransformer, params: Any, x: Mapping[str, Array]) -> dict[str, Array]:
     """Outputs and intermediates of the run that sees all patches, and of the masked one."""
     tracks, patches, aux = _apply(model, params, x, None)
@@ -106,6 +105,7 @@ def _forward(model: TrackTransformer, params: Any, x: Mapping[str, Array]) -> di
     }
 
 
+@partial(jax.jit, static_argnums=0)
 def _losses(
     model: TrackTransformer, params: Any, x: Mapping[str, Array], weights: Mapping[str, float]
 ) -> tuple[dict[str, Array], Any]:
