@@ -54,6 +54,13 @@ class Augment:
             ops.append(("hue", rng.uniform(-self.hue, self.hue)))
         return [ops[i] for i in rng.permutation(len(ops))]
 
+    def draw_shift(self, rng: np.random.Generator) -> tuple[int, int]:
+        """(dx, dy) pixels by which one view moves; nothing is drawn for a shift of 0."""
+        if not self.shift:
+            return 0, 0
+        dx, dy = rng.integers(-self.shift, self.shift + 1, size=2)
+        return int(dx), int(dy)
+
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Augments an example {"images": {view: [T, H, W, 3]}, "goal": {view: [H, W, 3]}, "tracks": {view: ...}}.
 
@@ -64,10 +71,10 @@ class Augment:
             return example
         colors = self.draw_colors(rng)
         out = dict(example)
-        pictures = {key: dict(example[key]) for key in ("images", "goal") if key in example}
+        pictures: dict[str, dict] = {key: dict(example[key]) for key in ("images", "goal") if key in example}
         tracks = dict(example.get("tracks", {}))
         for view in sorted({view for views in pictures.values() for view in views}):
-            move = tuple(int(v) for v in rng.integers(-self.shift, self.shift + 1, size=2)) if self.shift else (0, 0)
+            move = self.draw_shift(rng)
             for views in pictures.values():
                 if view in views:
                     size = views[view].shape[-3:-1]
@@ -157,7 +164,7 @@ def _hue(x: np.ndarray, turn: float) -> np.ndarray:
     import cv2
 
     hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV)  # hue in degrees
-    hsv = cv2.add(hsv, (360 * (turn % 1), 0, 0, 0))  # OpenCV takes angles past 360 back into the circle
+    hsv = cv2.add(hsv, np.array([360 * (turn % 1), 0, 0, 0]))  # OpenCV takes angles past 360 back into the circle
     return _clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 

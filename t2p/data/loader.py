@@ -9,7 +9,7 @@ every n-th of those. So neither hosts nor workers change order or augmentation, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from t2p.data.augment import Augment
-from t2p.data.mixture import Component, Mixture
+from t2p.data.mixture import Component, Mixture, Path
 from t2p.data.store import DamagedRecord
 from t2p.types import Batch, Tracks
 
@@ -91,7 +91,7 @@ def keyed_generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
 
 
-def _lookup(tree: dict[str, Any], path: tuple[str, ...]) -> np.ndarray | None:
+def _lookup(tree: Any, path: Path) -> np.ndarray | None:
     for name in path:
         if name not in tree:
             return None
@@ -99,7 +99,7 @@ def _lookup(tree: dict[str, Any], path: tuple[str, ...]) -> np.ndarray | None:
     return tree
 
 
-def _put(tree: dict[str, Any], path: tuple[str, ...], value: np.ndarray) -> None:
+def _put(tree: dict[str, Any], path: Path, value: np.ndarray) -> None:
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = value
@@ -149,7 +149,7 @@ class EvaluationRows:
         return component, number - (int(self.ends[component - 1]) if component else 0)
 
 
-def iterate(batches: grain.MapDataset, workers: int) -> Iterator[dict[str, Any]]:
+def iterate(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator[dict[str, Any]]:
     """Reads batches ahead in threads of this process, or in worker processes. The iterator has close()."""
     threads = max(1, min(_THREADS, os.cpu_count() or 1)) if workers == 0 else 1
     reading = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
@@ -174,7 +174,9 @@ class Loader:
     process has passed over in them.
     """
 
-    def __init__(self, iterator: Iterator[dict[str, Any]], mixture: Mixture, table: np.ndarray | None, start: int):
+    def __init__(
+        self, iterator: grain.DatasetIterator[dict[str, Any]], mixture: Mixture, table: np.ndarray | None, start: int
+    ):
         self._iterator = iterator
         self._mixture = mixture
         self._table = table
@@ -206,13 +208,13 @@ def to_batch(arrays: dict[str, Any], mixture: Mixture, table: np.ndarray | None)
     plain = _map_arrays(np.asarray, arrays)
     tracks = {view: Tracks(**parts, space=mixture.space) for view, parts in plain.get("tracks", {}).items()}
     text = None
-    if mixture.window.text:
+    if table is not None:
         known = plain["sentence"] >= 0
         text = np.where(known[:, None], table[np.where(known, plain["sentence"], 0)], np.float32(0))
     return Batch(
         images=plain.get("images", {}),
         goal=plain.get("goal", {}),
-        tracks={mixture.window.track_set: tracks} if tracks else {},
+        tracks={str(mixture.window.track_set): tracks} if tracks else {},
         text=text,
         proprio=plain.get("proprio", {}),
         actions=plain.get("actions"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,11 @@ import numpy as np
 from t2p.data.store import DamagedRecord, Dataset
 from t2p.data.windows import FIELDS, Cutter, Rows, check_window, extent, wanted
 from t2p.io import UserError
-from t2p.types import ANY_VIEW, WindowSpec
+from t2p.types import ANY_VIEW, Space, TrackSet, WindowSpec
 
-Shapes = dict[tuple[str, ...], tuple[tuple[int, ...], type]]  # path in an example -> (shape, dtype)
+Path = tuple[str, ...]  # where an array stands in an example, e.g. ("images", "front")
+Shape = tuple[tuple[int, ...], type]  # its shape and dtype
+Shapes = dict[Path, Shape]
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Component:
     rows: Rows
     cutter: Cutter
     shapes: Shapes
-    space: str | None
+    space: Space | None
     seed: int
 
     def sentences(self, row: int) -> tuple[str, ...]:
@@ -45,8 +47,8 @@ class Mixture:
 
     components: list[Component]
     window: WindowSpec
-    template: dict[tuple[str, ...], np.ndarray]
-    space: str
+    template: dict[Path, np.ndarray]
+    space: Space
     sentences: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -69,9 +71,10 @@ def open_mixture(sources: Mapping[str, Any], window: WindowSpec, sentences: Iter
     spaces = {c.space: c.name for c in components if c.space is not None}
     if len(spaces) > 1:
         raise UserError(f"the sources' tracks are in different spaces: {spaces}")
-    template = {path: np.zeros(shape, dtype) for path, (shape, dtype) in shapes.items()}
+    space: Space = next(iter(spaces), "image")
+    template: dict[Path, np.ndarray] = {path: np.zeros(shape, dtype) for path, (shape, dtype) in shapes.items()}
     numbers = {s: i for i, s in enumerate(sentences)}
-    return Mixture(components, window, template, next(iter(spaces), "image"), numbers)
+    return Mixture(components, window, template, space, numbers)
 
 
 def open_dataset(name: str, config: Mapping[str, Any]) -> Any:
@@ -109,7 +112,7 @@ def _open(name: str, config: Mapping[str, Any], window: WindowSpec) -> Component
     dataset = open_dataset(name, config)
     episodes = select_episodes(name, dataset.infos, tuple(config["tasks"]), config["fraction"])
     infos = [dataset.infos[n] for n in episodes]
-    track_set = config["tracks"] or window.track_set
+    track_set = config["tracks"] or window.track_set or ""
     fields = _fields(name, config["fields"], window)
     if not config["weight"] > 0:
         raise UserError(f"source {name!r}: weight is {config['weight']}; expected a positive number")
@@ -154,57 +157,65 @@ def _check_tracks(name: str, infos: Sequence[Any], views: Sequence[tuple[str, ..
 
 def _shapes(
     name: str, cutter: Cutter, episodes: Sequence[int], views: Sequence[tuple[str, ...]]
-) -> tuple[Shapes, str | None]:
+) -> tuple[Shapes, Space | None]:
     """The shapes of this source's fields and the space of its tracks, from the index and one look at the tracks."""
-    w, shapes, space = cutter.window, {}, None
+    shapes: Shapes = {}
     for number, shown in zip(episodes, views, strict=True):
         info = cutter.dataset.infos[number]
-        for view in shown:
-            new, size = ANY_VIEW if w.one_view else view, tuple(info.views[view])
-            if "images" in cutter.fields:
-                _add(shapes, name, ("images", new), ((len(w.images.offsets), *size, 3), np.uint8))
-            if "goal" in cutter.fields:
-                _add(shapes, name, ("goal", new), ((*size, 3), np.uint8))
-        if "actions" in cutter.fields and "actions" in info.columns:
-            shape = (len(w.actions.offsets), *info.columns["actions"][1])
-            _add(shapes, name, ("actions",), (shape, np.float32))
-            _add(shapes, name, ("action_valid",), (shape[:1], np.bool_))
-        if "proprio" in cutter.fields and all(f"proprio/{key}" in info.columns for key in w.proprio_keys):
-            for key in w.proprio_keys:
-                shape = (len(w.proprio.offsets), *info.columns[f"proprio/{key}"][1])
-                _add(shapes, name, ("proprio", key), (shape, np.float32))
-    if "tracks" in cutter.fields:
-        space = _add_tracks(shapes, name, cutter, episodes, views)
-    return shapes, space
+        for path, found in (*_picture_shapes(cutter, info, shown), *_column_shapes(cutter, info)):
+            _add(shapes, name, path, found)
+    if "tracks" not in cutter.fields:
+        return shapes, None
+    tracks = _readable_tracks(cutter, episodes, views)
+    for path, found in _track_shapes(cutter.window, tracks):
+        _add(shapes, name, path, found)
+    return shapes, next(iter(tracks.values())).space
 
 
-def _readable_tracks(cutter: Cutter, episodes: Sequence[int], views: Sequence[tuple[str, ...]]) -> dict[str, Any]:
-    """{view: the first step's TrackSet} of the first episode that can be read (whether a damaged one may be passed
+def _picture_shapes(cutter: Cutter, info: Any, views: Sequence[str]) -> Iterator[tuple[Path, Shape]]:
+    w = cutter.window
+    for view in views:
+        shown, size = ANY_VIEW if w.one_view else view, tuple(info.views[view])
+        if w.images and "images" in cutter.fields:
+            yield ("images", shown), ((len(w.images.offsets), *size, 3), np.uint8)
+        if w.goal and "goal" in cutter.fields:
+            yield ("goal", shown), ((*size, 3), np.uint8)
+
+
+def _column_shapes(cutter: Cutter, info: Any) -> Iterator[tuple[Path, Shape]]:
+    w = cutter.window
+    if w.actions and "actions" in cutter.fields and "actions" in info.columns:
+        steps = len(w.actions.offsets)
+        yield ("actions",), ((steps, *info.columns["actions"][1]), np.float32)
+        yield ("action_valid",), ((steps,), np.bool_)
+    if w.proprio and "proprio" in cutter.fields and all(f"proprio/{key}" in info.columns for key in w.proprio_keys):
+        for key in w.proprio_keys:
+            yield ("proprio", key), ((len(w.proprio.offsets), *info.columns[f"proprio/{key}"][1]), np.float32)
+
+
+def _track_shapes(window: WindowSpec, tracks: Mapping[str, TrackSet]) -> Iterator[tuple[Path, Shape]]:
+    assert window.tracks is not None
+    steps = window.track_steps or len(window.tracks.offsets)
+    for view, found in tracks.items():
+        path = ("tracks", ANY_VIEW if window.one_view else view)
+        points, size = window.num_points or found.points.shape[-2], found.points.shape[-1]
+        yield (*path, "points"), ((steps, points, size), np.float32)
+        yield (*path, "visible"), ((steps, points), np.bool_)
+        yield (*path, "valid"), ((steps,), np.bool_)
+
+
+def _readable_tracks(cutter: Cutter, episodes: Sequence[int], views: Sequence[tuple[str, ...]]) -> dict[str, TrackSet]:
+    """{view: the first step's tracks} of the first episode that can be read (whether a damaged one may be passed
     over is decided when training reads it)."""
-    damaged = None
     for episode, shown in zip(episodes, views, strict=True):
         try:
             return {view: cutter.dataset.tracks(episode, cutter.track_set, view, 0, 1) for view in shown}
         except DamagedRecord as e:
-            damaged = damaged or e
+            damaged = e
     raise damaged
 
 
-def _add_tracks(
-    shapes: Shapes, name: str, cutter: Cutter, episodes: Sequence[int], views: Sequence[tuple[str, ...]]
-) -> str:
-    w = cutter.window
-    steps = w.track_steps or len(w.tracks.offsets)
-    for view, found in _readable_tracks(cutter, episodes, views).items():
-        path = ("tracks", ANY_VIEW if w.one_view else view)
-        points, size = w.num_points or found.points.shape[-2], found.points.shape[-1]
-        _add(shapes, name, (*path, "points"), ((steps, points, size), np.float32))
-        _add(shapes, name, (*path, "visible"), ((steps, points), np.bool_))
-        _add(shapes, name, (*path, "valid"), ((steps,), np.bool_))
-    return found.space
-
-
-def _add(shapes: Shapes, name: str, path: tuple[str, ...], found: tuple[tuple[int, ...], type]) -> None:
+def _add(shapes: Shapes, name: str, path: Path, found: Shape) -> None:
     known = shapes.setdefault(path, found)
     if known[0] != found[0]:
         raise UserError(

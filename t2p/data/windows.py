@@ -119,6 +119,7 @@ def _locate(segments: Sequence[Segment], offset: int | str, lengths: Callable[[i
         return segments[-1].episode, lengths(segments[-1].episode) - 1
     if offset == "goal":
         return segments[-1].episode, segments[-1].start + segments[-1].length - 1
+    assert not isinstance(offset, str)
     for segment in segments[:-1]:
         if offset < segment.length:
             return segment.episode, segment.start + offset
@@ -199,13 +200,14 @@ class Cutter:
         nothing to query: the example's tracks are left out.
         """
         names = {v: v for v in self.window.views} if row.view is None else {row.view: ANY_VIEW}
-        w, out = self.window, {}
+        w = self.window
+        out: dict[str, Any] = {}
         if w.images and "images" in self.fields:
             out["images"] = {new: self._frames(row, view, w.images) for view, new in names.items()}
         if w.goal and "goal" in self.fields:
             out["goal"] = {new: self._frames(row, view, w.goal)[0] for view, new in names.items()}
         if w.tracks and "tracks" in self.fields:
-            tracks, seen = zip(*(self._tracks(row, view, rng) for view in names), strict=True)
+            tracks, seen = zip(*(self._tracks(row, view, w.tracks, rng) for view in names), strict=True)
             if any(seen):
                 out["tracks"] = dict(zip(names.values(), tracks, strict=True))
         if w.actions and self._has_columns(row, ("actions",)):
@@ -233,13 +235,16 @@ class Cutter:
         read = lambda episode, times: self.dataset.column(episode, name, times)  # noqa: E731
         return gather(where, field.pad, read).astype(np.float32)
 
-    def _tracks(self, row: Row, view: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], bool]:
+    def _tracks(
+        self, row: Row, view: str, field: FieldWindow, rng: np.random.Generator
+    ) -> tuple[dict[str, np.ndarray], bool]:
         """-> (points, visible, valid; whether any point is visible at the window's start)."""
-        field = self.window.tracks
         where = place(row, field.offsets, self.length)
         layout = self.dataset.infos[row.segments[0].episode].track_sets[self.track_set][view]
         cut = self._window_tracks if layout == "window" else self._global_tracks
-        points, visible = cut(row, view, where)
+        points, visible = cut(row, view, field, where)
+        if field.pad == "zero":
+            points[~where.valid], visible[~where.valid] = 0, False
         start = field.offsets.index(0) if 0 in field.offsets else int(np.argmax(where.valid))
         at_start = visible[start]
         if self.window.num_points is not None and points.shape[1]:
@@ -253,32 +258,26 @@ class Cutter:
             tracks = resample(tracks, self.window.track_steps)
         return tracks, bool(at_start.any())
 
-    def _global_tracks(self, row: Row, view: str, where: Place) -> tuple[np.ndarray, np.ndarray]:
-        points = visible = None
-        for episode, steps, frames in runs(where, self.window.tracks.pad):
+    def _global_tracks(self, row: Row, view: str, field: FieldWindow, where: Place) -> tuple[np.ndarray, np.ndarray]:
+        points, visible = np.zeros(0), np.zeros(0)
+        for episode, steps, frames in runs(where, field.pad):
             first = int(frames.min())
             found = self.dataset.tracks(episode, self.track_set, view, first, int(frames.max()) + 1)
-            if points is None:
+            if not points.size:
                 points = np.zeros((len(where.valid), *found.points.shape[1:]), np.float32)
                 visible = np.zeros(points.shape[:-1], bool)
             points[steps], visible[steps] = found.points[frames - first], found.visible[frames - first]
-        return self._padded(points, visible, where)
+        return points, visible
 
-    def _window_tracks(self, row: Row, view: str, where: Place) -> tuple[np.ndarray, np.ndarray]:
+    def _window_tracks(self, row: Row, view: str, field: FieldWindow, where: Place) -> tuple[np.ndarray, np.ndarray]:
         """Tracks whose queries restart at each frame: the record at the row's start holds all its steps."""
         episode, start, _ = row.segments[0]
         found = self.dataset.tracks(episode, self.track_set, view, start, start + 1)
-        offsets = self.window.tracks.offsets
         steps = found.points.shape[1]
-        if any(isinstance(o, str) or not 0 <= o < steps for o in offsets):
+        offsets = [o for o in field.offsets if not isinstance(o, str) and 0 <= o < steps]
+        if len(offsets) < len(field.offsets):
             raise UserError(
                 f"track set {self.track_set!r} follows its points for {steps} steps from each frame; "
-                f"the window asks for the offsets {offsets}"
+                f"the window asks for the offsets {field.offsets}"
             )
-        points = found.points[0, list(offsets)].astype(np.float32)
-        return self._padded(points, found.visible[0, list(offsets)], where)
-
-    def _padded(self, points: np.ndarray, visible: np.ndarray, where: Place) -> tuple[np.ndarray, np.ndarray]:
-        if self.window.tracks.pad == "zero":
-            points[~where.valid], visible[~where.valid] = 0, False
-        return points, visible
+        return found.points[0, offsets].astype(np.float32), found.visible[0, offsets]
