@@ -74,7 +74,7 @@ class ClipSource:
         """Decodes no more than the clip. Raises SourceError."""
         clip = self._clips[key]
         file = self.root / clip.path
-        cut = {"size": self.size, "start": clip.start, "stop": clip.stop, "fps": clip.fps or self.fps}
+        cut: dict[str, Any] = {"size": self.size, "start": clip.start, "stop": clip.stop, "fps": clip.fps or self.fps}
         try:
             if file.is_dir():
                 frames, fps = read_folder(file, self._recorded(clip), **cut)

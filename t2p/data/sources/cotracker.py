@@ -65,7 +65,7 @@ class CoTrackerSource:
         raw = _unbatched(key, arrays, ("tracks", "pred_tracks"), 3)
         seen = _unbatched(key, arrays, ("visibility", "pred_visibility"), 2)
         check_shapes(key, raw, seen, length, (2,))
-        size = tuple(int(v) for v in arrays["size"]) if "size" in arrays else native
+        size = (int(arrays["size"][0]), int(arrays["size"][1])) if "size" in arrays else native
         points, visible = to_tracks(raw, seen > _VISIBLE, partial(from_pixel_centers, size=size))
         queries = first_seen(points, visible)
         if "queries" in arrays:

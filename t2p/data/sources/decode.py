@@ -26,7 +26,7 @@ class DecodeError(ValueError):
 
 def natural(name: str) -> list[Any]:
     """Sort key that puts 2.png before 10.png."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -135,13 +135,13 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     if not path.is_file():
         raise DecodeError(f"there is no file {path}")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise DecodeError("the file has no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
-    except (av.FFmpegError, EOFError) as e:
+    except av.FFmpegError as e:
         raise DecodeError(f"not a readable video ({e.strerror or e})") from e
 
 

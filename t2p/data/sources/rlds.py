@@ -75,7 +75,8 @@ class RldsSource:
             raise SourceError(key, "the episode has no steps")
         frames, columns, language = self._frames(key, steps), _columns(steps), _language(steps)
         info = {name: _plain(value) for name, value in _leaves(example.get("episode_metadata", {}))}
-        return Episode(key, self.fps, frames, columns, language, source=f"rlds:{self.name}", info=info)
+        task = language[0] if language else ""
+        return Episode(key, self.fps, frames, columns, language, source=f"rlds:{self.name}", task=task, info=info)
 
     def _record(self, split: str, number: int) -> bytes:
         """The bytes of a split's example: shards follow each other, their lengths are in dataset_info.json."""

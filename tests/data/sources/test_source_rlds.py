@@ -128,7 +128,8 @@ def test_episodes(tmp_path, file_format):
         assert set(episode.columns) == {"action/move", "action/stop", "proprio/state", "proprio/gripper"}
         np.testing.assert_array_equal(episode.columns["proprio/state"], np.full((length, 3), number))
         np.testing.assert_array_equal(episode.columns["action/stop"][:, 0], np.arange(length) == length - 1)
-        assert episode.language == (f"do {number}",) and episode.info == {"file_path": f"take{number}"}
+        assert episode.language == (episode.task,) == (f"do {number}",)
+        assert episode.info == {"file_path": f"take{number}"}
     assert "tensorflow" not in sys.modules
 
 
