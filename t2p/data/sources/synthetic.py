@@ -1,6 +1,6 @@
-"""Synthetic clips: textured shapes that do what a sentence says, with exact point tracks.
+"""Synthetic clips: textured shapes that follow a sentence, each in its own way, with exact point tracks.
 
-What moves follows from what one frame and the sentence show (see synthetic_motion); what a model must ignore
+What moves, and how, follows from one frame and the sentence (see synthetic_motion); what a model must ignore
 (texture, background, start position) is drawn at random, and the `val` split holds out combinations of the
 three that the `train` split never shows. Shapes pass over each other and behind static bars. Drawing is at
 twice the resolution with anti-aliased warps, textures fixed to their shapes, so that tracks are true to a
@@ -9,12 +9,13 @@ few hundredths of a pixel.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from t2p.data.sources.synthetic_motion import PACE, PROGRAMS, roll_out
+from t2p.data.sources.synthetic_motion import MANNERS, PROGRAMS, SHAPE_PACE, pace, roll_out, sentence
 from t2p.data.sources.synthetic_textures import BACKGROUNDS, TEXTURES, background, bar_texture, shape_texture
 from t2p.types import Episode, TrackSet
 
@@ -22,6 +23,7 @@ VIEW = "front"
 FPS = 12.0
 COLORS = {"red": (208, 60, 52), "green": (62, 160, 78), "blue": (58, 98, 206)}
 CELLS = 9  # start positions: a 3 x 3 grid of cells, uniform inside the cell
+MOST_OBJECTS = 5  # more would not always find a start cell that the split allows
 SUPERSAMPLING = 2
 
 
@@ -199,8 +201,8 @@ def _paste(canvas: np.ndarray, patch: np.ndarray, pose: np.ndarray, reach: float
 class SyntheticSource:
     """Clips drawn on demand; clip i of a seed is the same whatever else is drawn.
 
-    count: clips; split: "train" or "val" (see held_out); size: (H, W); num_objects: shapes; commands: how many
-    colours the sentence commands (the others rest); tempo: factor on all speeds; bars: static occluders;
+    count: clips; split: "train" or "val" (see held_out); size: (H, W); num_objects: shapes; resting: probability
+    that a shape after the first is of the colour that rests; tempo: factor on all speeds; bars: static occluders;
     grid: side of the first-frame grid of the track set "exact/grid"; num_points: size of the track set
     "exact/atm" (ATM's layout: random queries at random frames, chosen by how much they move)."""
 
@@ -210,7 +212,7 @@ class SyntheticSource:
     size: tuple[int, int] = (64, 64)
     num_frames: int = 24
     num_objects: int = 3
-    commands: int = 1
+    resting: float = 0.25
     tempo: float = 1.0
     bars: int = 1
     grid: int = 16
@@ -219,15 +221,13 @@ class SyntheticSource:
     def __post_init__(self) -> None:
         if self.split not in ("train", "val"):
             raise ValueError(f'split must be "train" or "val"; got "{self.split}"')
-        if not 1 <= self.commands <= len(COLORS):
-            raise ValueError(f"commands must be 1 to {len(COLORS)}, one per colour; got {self.commands}")
-        if not self.commands <= self.num_objects <= CELLS:
-            raise ValueError(f"num_objects must be {self.commands} (commands) to {CELLS}; got {self.num_objects}")
+        if not 1 <= self.num_objects <= MOST_OBJECTS:
+            raise ValueError(f"num_objects must be 1 to {MOST_OBJECTS}; got {self.num_objects}")
 
     @classmethod
     def benchmark(cls, seed: int, num_frames: int = 16) -> SyntheticSource:
-        """One clip of 256 x 256 on which trackers are measured: four shapes of three colours, all told to move."""
-        return cls(1, seed, "train", (256, 256), num_frames, num_objects=4, commands=3, tempo=0.4, bars=2, grid=32)
+        """One clip of 256 x 256 on which trackers are measured: four shapes, all moving, behind two bars."""
+        return cls(1, seed, "train", (256, 256), num_frames, num_objects=4, resting=0.0, tempo=0.45, bars=2, grid=32)
 
     def keys(self) -> list[str]:
         return [f"{self.split}-{self.seed}-{i:06d}" for i in range(self.count)]
@@ -238,7 +238,7 @@ class SyntheticSource:
         rng = np.random.default_rng([self.seed, index, int(self.split == "val")])
         plan = self._plan(rng)
         scene = self._scene(plan, rng)
-        sentence = _sentence(plan["programs"])
+        text = sentence(plan["program"], plan["manner"])
         sets = {
             "exact/grid": _track_set(scene, grid_queries(self.grid)),
             "exact/atm": _track_set(scene, _atm_queries(scene, self.num_points, rng)),
@@ -247,26 +247,30 @@ class SyntheticSource:
             id=key,
             fps=FPS,
             frames={VIEW: scene.draw()},
-            language=(sentence,),
+            language=(text,),
             tracks={name: {VIEW: tracks} for name, tracks in sets.items()},
             source="synthetic",
-            task=sentence,
+            task=text,
             info=plan,
         )
 
     def _plan(self, rng: np.random.Generator) -> dict:
-        """What the clip shows, as JSON-able facts: {"programs": {colour: program}, "background", "objects"}."""
-        colors = [str(c) for c in rng.permutation(list(COLORS))]
-        programs = {c: str(rng.choice(list(PROGRAMS))) for c in colors[: self.commands]}
+        """What the clip shows: {"program", "manner", "background", "objects": [{shape, color, texture, cell}]}."""
+        program, manner = _pick(PROGRAMS, rng), _pick(MANNERS, rng)
         backdrop = int(rng.integers(len(BACKGROUNDS)))
+        lead, other = rng.permutation(["red", "blue"])
         objects, cells = [], set(range(CELLS))
         for i in range(self.num_objects):
-            color = colors[i] if i < self.commands else str(rng.choice(colors))
+            color = lead if i == 0 else rng.choice([lead, other, "green"], p=self._color_chances())
             texture, cell = self._texture_and_cell(backdrop, cells, rng)
             cells.remove(cell)
-            shape = str(rng.choice(list(PACE)))
-            objects.append({"shape": shape, "color": color, "texture": TEXTURES[texture], "cell": cell})
-        return {"programs": programs, "background": BACKGROUNDS[backdrop], "objects": objects}
+            shape = _pick(SHAPE_PACE, rng)
+            objects.append({"shape": shape, "color": str(color), "texture": TEXTURES[texture], "cell": cell})
+        return {"program": program, "manner": manner, "background": BACKGROUNDS[backdrop], "objects": objects}
+
+    def _color_chances(self) -> list[float]:
+        """Of the first shape's colour, of the other one that moves, of the one that rests."""
+        return [(1 - self.resting) * 0.7, (1 - self.resting) * 0.3, self.resting]
 
     def _texture_and_cell(self, backdrop: int, cells: set[int], rng: np.random.Generator) -> tuple[int, int]:
         wanted = self.split == "val"
@@ -276,18 +280,19 @@ class SyntheticSource:
     def _scene(self, plan: dict, rng: np.random.Generator) -> Scene:
         side = min(self.size) * SUPERSAMPLING
         extent = tuple(n / min(self.size) for n in self.size[::-1])
-        layers = [self._object(o, plan["programs"].get(o["color"]), extent, side, rng) for o in plan["objects"]]
+        layers = [self._object(o, plan, extent, side, rng) for o in plan["objects"]]
         layers = [layers[i] for i in rng.permutation(len(layers))]
         layers += [self._bar(extent, side, rng) for _ in range(self.bars)]
         shape = (self.size[0] * SUPERSAMPLING, self.size[1] * SUPERSAMPLING)
         return Scene(self.size, background(plan["background"], shape, rng), tuple(layers))
 
-    def _object(self, facts: dict, program: str | None, extent: tuple, side: int, rng: np.random.Generator) -> Layer:
+    def _object(self, facts: dict, plan: dict, extent: tuple, side: int, rng: np.random.Generator) -> Layer:
         cell = np.array([facts["cell"] % 3, facts["cell"] // 3])
         x, y = ((cell + rng.uniform(0.1, 0.9, 2)) / 3 * 0.76 + 0.12) * extent
-        radius = rng.uniform(0.11, 0.14)
+        radius = rng.uniform(0.125, 0.155)
         pose = (float(x), float(y), float(rng.uniform(0, 2 * np.pi)), float(radius))
-        poses = roll_out(pose, program, PACE[facts["shape"]] * self.tempo, extent, self.num_frames)
+        rate = pace(facts["shape"], facts["color"], plan["manner"]) * self.tempo
+        poses = roll_out(pose, plan["program"], rate, extent, self.num_frames)
         outline = OUTLINES[facts["shape"]]
         pixels = int(np.ceil(2 * 1.05 * np.linalg.norm(outline, axis=-1).max() * radius * side))
         texture = shape_texture(facts["texture"], COLORS[facts["color"]], pixels, rng)
@@ -304,9 +309,8 @@ class SyntheticSource:
         return Layer(outline, poses, bar_texture(pixels, rng))
 
 
-def _sentence(programs: dict[str, str]) -> str:
-    phrases = [PROGRAMS[program].phrase.format(color) for color, program in programs.items()]
-    return " and ".join(phrases)
+def _pick(names: Iterable[str], rng: np.random.Generator) -> str:
+    return str(rng.choice(list(names)))
 
 
 def grid_queries(side: int) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""How the synthetic shapes move: ten programs, each a velocity field over what one frame shows.
+"""How the synthetic shapes move: twelve programs, each a velocity field over what one frame shows.
 
 A shape's pose is (x, y, angle, radius). Lengths are in units of the image's shorter side, y down, angles in
 radians, clockwise on the screen; time is in frames. A program gives the pose's rate of change from the pose
-alone, so that the future follows from a single frame: which program, by the sentence and the shape's colour;
-how fast, by its outline (PACE). None moves at constant velocity: positions speed up, slow down or turn.
+alone, so that the future follows from a single frame and a sentence. The sentence names a program and a manner
+(MANNERS); a shape's colour and outline say how fast it follows, green ones not at all (COLOR_PACE, SHAPE_PACE).
+No program moves at constant velocity: positions speed up, slow down or turn.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy as np
 Pose = tuple[float, float, float, float]
 Extent = tuple[float, float]  # (width, height) of the frame in units of the shorter side
 
-# Factor on every program's rate: the outline is the visible cue of how fast a shape goes.
-PACE = {"circle": 1.3, "star": 1.0, "triangle": 0.8, "square": 0.6}
+# Factors on a program's rate.
+MANNERS = {"gently": 0.75, "quickly": 1.15}
+COLOR_PACE = {"red": 1.3, "blue": 0.45, "green": 0.0}
+SHAPE_PACE = {"circle": 1.15, "star": 1.0, "triangle": 0.9, "square": 0.8}
 
 SUBSTEPS = 4  # Runge-Kutta steps per frame
 MARGIN = 0.14  # shapes come to rest with their centre this share of the frame from its edge
@@ -26,7 +29,7 @@ MARGIN = 0.14  # shapes come to rest with their centre this share of the frame f
 
 @dataclass(frozen=True)
 class Program:
-    """phrase: the sentence, with a place for the colour. rate: (pose, extent) -> d pose / d frame."""
+    """phrase: what the sentence says. rate: (pose, extent) -> d pose / d frame."""
 
     phrase: str
     rate: Callable[[Pose, Extent], Pose]
@@ -85,36 +88,61 @@ def _orbit(pose: Pose, extent: Extent, rate: float) -> Pose:
 
 
 def _clockwise(pose: Pose, extent: Extent) -> Pose:
-    return _orbit(pose, extent, 0.1)
+    return _orbit(pose, extent, 0.085)
 
 
 def _anticlockwise(pose: Pose, extent: Extent) -> Pose:
-    return _orbit(pose, extent, -0.1)
+    return _orbit(pose, extent, -0.085)
 
 
-def _weave(pose: Pose, extent: Extent) -> Pose:
-    """To the left along a sine wave that is fixed in the picture."""
-    left = _progress(pose[0], extent[0])
-    speed = 0.032 * min(max(left / 0.1, 0.0), 1.0)
-    return (-speed, speed * 1.3 * math.cos(2 * math.pi * pose[0] / 0.4), 0.0, 0.0)
+def _wave(pose: Pose, extent: Extent, direction: int) -> Pose:
+    """Sideways along a sine wave that is fixed in the picture."""
+    done = _progress(pose[0], extent[0])
+    left_over = 1 - done if direction > 0 else done
+    speed = 0.032 * direction * min(max(left_over / 0.1, 0.0), 1.0)
+    return (speed, -speed * 1.3 * math.cos(2 * math.pi * pose[0] / 0.4), 0.0, 0.0)
+
+
+def _weave_left(pose: Pose, extent: Extent) -> Pose:
+    return _wave(pose, extent, -1)
+
+
+def _weave_right(pose: Pose, extent: Extent) -> Pose:
+    return _wave(pose, extent, 1)
 
 
 def _spin(pose: Pose, extent: Extent) -> Pose:
     return (0.0, 0.0, 0.14, 0.0)
 
 
+def _unspin(pose: Pose, extent: Extent) -> Pose:
+    return (0.0, 0.0, -0.14, 0.0)
+
+
 PROGRAMS = {
-    "left": Program("push the {} shapes to the left", _left),
-    "right": Program("push the {} shapes to the right", _right),
-    "lift": Program("lift the {} shapes to the top", _lift),
-    "drop": Program("drop the {} shapes to the floor", _drop),
-    "gather": Program("gather the {} shapes in the middle", _gather),
-    "scatter": Program("scatter the {} shapes away from the middle", _scatter),
-    "clockwise": Program("carry the {} shapes clockwise around the middle", _clockwise),
-    "anticlockwise": Program("carry the {} shapes anticlockwise around the middle", _anticlockwise),
-    "weave": Program("weave the {} shapes along a wave", _weave),
-    "spin": Program("spin the {} shapes in place", _spin),
+    "left": Program("push the shapes to the left", _left),
+    "right": Program("push the shapes to the right", _right),
+    "lift": Program("lift the shapes to the top", _lift),
+    "drop": Program("drop the shapes to the floor", _drop),
+    "gather": Program("gather the shapes in the middle", _gather),
+    "scatter": Program("scatter the shapes away from the middle", _scatter),
+    "clockwise": Program("carry the shapes clockwise", _clockwise),
+    "anticlockwise": Program("carry the shapes anticlockwise", _anticlockwise),
+    "weave left": Program("weave the shapes leftwards", _weave_left),
+    "weave right": Program("weave the shapes rightwards", _weave_right),
+    "spin": Program("spin the shapes", _spin),
+    "spin back": Program("spin the shapes backwards", _unspin),
 }
+
+
+def sentence(program: str, manner: str) -> str:
+    """The instruction, for example "gently push the shapes to the left"."""
+    return f"{manner} {PROGRAMS[program].phrase}"
+
+
+def pace(shape: str, color: str, manner: str) -> float:
+    """The factor on a program's rate for one shape."""
+    return SHAPE_PACE[shape] * COLOR_PACE[color] * MANNERS[manner]
 
 
 def advance(pose: Pose, program: str, pace: float, extent: Extent) -> Pose:
@@ -140,9 +168,9 @@ def _shift(pose: Pose, rate: Pose, step: float) -> Pose:
     )
 
 
-def roll_out(pose: Pose, program: str | None, pace: float, extent: Extent, steps: int) -> np.ndarray:
-    """The pose at each of `steps` frames, the first included: [steps, 4] float64. No program: at rest."""
+def roll_out(pose: Pose, program: str, pace: float, extent: Extent, steps: int) -> np.ndarray:
+    """The pose at each of `steps` frames, the first included: [steps, 4] float64."""
     poses = [pose]
     for _ in range(steps - 1):
-        poses.append(advance(poses[-1], program, pace, extent) if program else poses[-1])
+        poses.append(advance(poses[-1], program, pace, extent))
     return np.array(poses)
