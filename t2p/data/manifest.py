@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from t2p.data import codec, records, statistics
@@ -197,15 +198,26 @@ def _accumulate(
     found: dict[str, statistics.Accumulator], reader: ShardReader, index: EpisodesIndex, episode: int
 ) -> None:
     number = int(index.first[episode])
-    record = codec.unpack(reader.read([number], ["columns"])[0])
-    for name, (dtype, row) in index.layout(episode).columns.items():
-        if not records.is_normalised(name):
-            continue
-        column = records.parse_column(record, name, dtype, (index.lengths[episode], *row))
-        accumulator = found.setdefault(name, statistics.Accumulator(row[0]))
-        if accumulator.width != row[0]:
+    for name, column in _normalised_columns(reader, index, episode, number).items():
+        width = column.shape[1]
+        accumulator = found.setdefault(name, statistics.Accumulator(width))
+        if accumulator.width != width:
             raise UserError(
-                f"column {name!r} has {row[0]} numbers a row in episode {index.ids[episode]!r} and "
+                f"column {name!r} has {width} numbers a row in episode {index.ids[episode]!r} and "
                 f"{accumulator.width} in others; give the two kinds different names or write two datasets"
             )
         accumulator.add(column)
+
+
+def _normalised_columns(reader: ShardReader, index: EpisodesIndex, episode: int, number: int) -> dict[str, np.ndarray]:
+    columns = index.layout(episode).columns
+    length = index.lengths[episode]
+    try:
+        record = codec.unpack(reader.read([number], ["columns"])[0])
+        return {
+            name: records.parse_column(record, name, dtype, (length, *row))
+            for name, (dtype, row) in columns.items()
+            if records.is_normalised(name)
+        }
+    except (codec.CodecError, KeyError, TypeError) as e:
+        raise DamagedRecord(index.name, number, "columns", str(e)) from e

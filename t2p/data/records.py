@@ -147,7 +147,9 @@ def parse_cameras(record: Mapping[str, Any]) -> dict[str, Camera]:
 
 def parse_column(record: Mapping[str, Any], name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     """A numeric column; CodecError when it is not of the dtype and shape that the index promises."""
-    column = codec.unpack_array(record["columns"].get(name))
+    if name not in record["columns"]:
+        raise codec.CodecError(f"column {name!r} is not in the record")
+    column = codec.unpack_array(record["columns"][name])
     if column.dtype.str != dtype or column.shape != shape:
         raise codec.CodecError(f"holds {column.dtype.str} {list(column.shape)}, the index says {dtype} {list(shape)}")
     return column
