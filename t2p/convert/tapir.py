@@ -10,10 +10,11 @@ import re
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from t2p.convert.base import Arrays, Row, to_variables
 from t2p.io import PathLike, UserError, load_arrays
-from t2p.models.tapir import HIRES, LOWRES, PATCH, Tapir
+from t2p.models.tapir import HIRES, LOWRES, PATCH, Tapir, parameter_shapes
 
 _PLAIN = 4 + HIRES + LOWRES + 2 * PATCH**2  # the mixer's inputs without a pyramid
 
@@ -112,7 +113,12 @@ def from_arrays(arrays: Arrays, causal: bool, **overrides: Any) -> tuple[Tapir, 
     """Arrays of a published file -> (model, params in float32). overrides: settings that the file does not tell
     (temperature, train_size, iterations). UserError naming what is missing, unknown or of another shape."""
     model = Tapir(causal=causal, **(settings(arrays) | overrides))
-    return model, to_variables(rows(model), arrays)
+    params = to_variables(rows(model), arrays)
+    expected = flatten_dict(parameter_shapes(model), sep="/")
+    for row in rows(model):
+        if arrays[row.official].shape != expected[row.ours]:
+            raise UserError(f"{row.official} has shape {arrays[row.official].shape}; expected {expected[row.ours]}")
+    return model, params
 
 
 def load(path: PathLike, causal: bool) -> tuple[Tapir, dict[str, np.ndarray]]:

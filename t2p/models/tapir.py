@@ -398,6 +398,21 @@ def track(
     return jax.device_get(combine(model, track_all(model, params, frames, queries, chunk)))
 
 
+@functools.lru_cache
+def parameter_shapes(model: Tapir) -> dict[str, Any]:
+    """The shapes of all parameters, nested as they are; nothing is computed."""
+    level = Level(jnp.array([8, 8]), jnp.zeros((1, 4, 4, LOWRES)), jnp.zeros((1, 8, 8, HIRES)))
+    query = Level(level.size, jnp.zeros((1, LOWRES)), jnp.zeros((1, HIRES)))
+
+    def everything(model: Tapir) -> None:
+        model.encode(jnp.zeros((1, 32, 32, 3)))
+        model((level,), (query,))
+
+    once = model.clone(iterations=1)  # all refinements share their parameters
+    variables = jax.eval_shape(functools.partial(once.init, method=everything), jax.random.key(0))
+    return jax.tree.map(lambda leaf: leaf.shape, variables["params"])
+
+
 def initial_state(model: Tapir, points: int, levels: int = 1) -> State:
     """What an online tracker of `points` points knows before the first frame. levels: len(Features)."""
     shapes = ((points, TAPS - 1, model.width), (points, TAPS - 1, 4 * model.width))
