@@ -167,7 +167,7 @@ def _patch(layer: Layer) -> np.ndarray:
     """A layer's texture with its anti-aliased outline: [P, P, 4] float32, colours multiplied by the coverage."""
     import cv2
 
-    side, fine = len(layer.texture), 4
+    side, fine = len(layer.texture), 8
     mask = np.zeros((side * fine, side * fine), np.uint8)
     corners = (layer.outline / layer.reach + 1) / 2 * side * fine - 0.5
     cv2.fillPoly(mask, [np.round(corners * 256).astype(np.int32)], 255, shift=8)
