@@ -36,7 +36,9 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="resize the frames")
     parser.add_argument("--episodes_per_shard", type=int, default=64, metavar="N", help="(default: 64)")
     parser.add_argument("--codec", choices=IMAGE_CODECS, default="jpeg", help="png keeps every bit (default: jpeg)")
-    parser.add_argument("--name", default="", help="where the data come from, for the manifest")
+    parser.add_argument(
+        "--name", default="", help="where the data come from, for the manifest (default: the last part of --input)"
+    )
     parser.add_argument("--licence", default="", help="of the data, for the manifest")
     parser.add_argument(
         "--option",
@@ -123,7 +125,7 @@ def _import(args: argparse.Namespace) -> int:
             held_out=args.held_out,
             episodes_per_shard=args.episodes_per_shard,
             codec=args.codec,
-            name=args.name or f"{args.source} {args.input}".strip(),
+            name=args.name or args.input.rstrip("/").rpartition("/")[2] or args.source,
             licence=args.licence,
             progress=bar.update,
         )

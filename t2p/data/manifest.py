@@ -137,7 +137,7 @@ def _track_set(
     return entries
 
 
-def _entry(directory: PathLike, name: str, sidecar: dict[str, Any]) -> dict[str, Any]:
+def _entry(directory: PathLike, name: str, sidecar: Mapping[str, Any]) -> dict[str, Any]:
     data = (epath.Path(directory) / f"{name}.json").read_bytes()
     return {
         "episodes": len(sidecar["episodes"]),

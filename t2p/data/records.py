@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from t2p.data import codec
-from t2p.types import Camera, Episode, TrackSet
+from t2p.types import Camera, Episode, Layout, Space, TrackSet
 
 CHUNK = 8  # time steps of a global set in one record: a window of 16 reads at most 24
 _NORMALISED = ("actions", "proprio/")
@@ -26,11 +26,11 @@ class TracksLayout:
     """What the index knows of one view of a track set; T is the episode's length."""
 
     view: str
-    layout: str
+    layout: Layout
     horizon: int  # steps of a window; 0 for "global"
     points: int
     dims: int
-    space: str
+    space: Space
     tracker: str
     version: str
 
@@ -97,6 +97,8 @@ def check_tracks(episode: str, length: int, views: set[str], tracks: Mapping[str
             raise ValueError(f"{where}: the episode's views are {sorted(views)}")
         if t.layout not in ("global", "window"):
             raise ValueError(f"{where}: layout {t.layout!r}, expected global or window")
+        if t.space not in ("image", "image_depth", "camera"):
+            raise ValueError(f"{where}: space {t.space!r}, expected image, image_depth or camera")
         dims = 2 if t.space == "image" else 3
         if t.points.ndim != (4 if t.layout == "window" else 3) or t.points.shape[-1] != dims or len(t.points) != length:
             shape = "h, N" if t.layout == "window" else "N"

@@ -15,7 +15,7 @@ import threading
 import uuid
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -35,7 +35,7 @@ _OPEN_FILES = 128  # per reading process; a dataset may have more shards than a 
 _Value = TypeVar("_Value")
 
 
-class DamagedRecord(ValueError):
+class DamagedRecord(UserError):
     """A record that does not hold what was written. record is None where the whole file is at fault."""
 
     def __init__(self, shard: str, record: int | None, field: str, reason: str):
@@ -152,7 +152,7 @@ class ShardWriter:
 class ShardReader:
     """Random access to the records of one shard; safe in threads, opened once."""
 
-    def __init__(self, directory: PathLike, name: str, sidecar: dict[str, Any]):
+    def __init__(self, directory: PathLike, name: str, sidecar: Mapping[str, Any]):
         self.name = name
         path = epath.Path(directory) / f"{name}.array_record"
         if not path.exists():
@@ -219,6 +219,6 @@ class Readers:
     def __reduce__(self) -> tuple:
         return Readers, (self.directory,)
 
-    def read(self, name: str, sidecar: dict[str, Any], records: Sequence[int], fields: Sequence[str]) -> list[bytes]:
+    def read(self, name: str, sidecar: Mapping[str, Any], records: Sequence[int], fields: Sequence[str]) -> list[bytes]:
         """The contents of records of shard `name`."""
         return self._open.get(name, lambda: ShardReader(self.directory, name, sidecar)).read(records, fields)

@@ -10,9 +10,11 @@ from PIL import Image
 
 from t2p.cli.main import main
 from t2p.data import importing
+from t2p.data.samples import samples
 from t2p.data.sources import SourceError, open_source
-from t2p.data.store import Dataset, read_manifest
+from t2p.data.store import Dataset, finish, read_manifest, write_shard
 from t2p.io import UserError
+from t2p.types import Episode, TrackSet
 
 OPTIONS = ["--option", "count=5", "--option", "num_frames=4", "--option", "grid=4", "--option", "num_points=6"]
 
@@ -81,6 +83,27 @@ def test_show_prints_contents_and_draws_samples(dataset, tmp_path, capsys):
     assert sheet.shape[0] > 2 * 320 and sheet.shape[1] > 4 * 480
     assert run("show", dataset, "--out", tmp_path / "b.png", "--tracks", "dis/atm") == 2
     assert "no episode with tracks 'dis/atm'; it has ['exact/atm', 'exact/grid']" in capsys.readouterr().err
+
+
+def window_episode(name: str, space: str, dims: int) -> Episode:
+    points = np.full((3, 4, 2, dims), 0.5, np.float32)
+    tracks = TrackSet("window", points, np.ones((3, 4, 2), bool), np.zeros((2, 3), np.float32), "a", "1", space)
+    return Episode(name, 5.0, {"top": np.full((3, 40, 40, 3), 90, np.uint8)}, tracks={f"a/{space}": {"top": tracks}})
+
+
+def test_show_draws_windows_and_depth_but_no_metres(tmp_path, capsys):
+    episodes = [window_episode("flat", "image", 2), window_episode("deep", "image_depth", 3)]
+    write_shard(tmp_path, "train", 0, [*episodes, window_episode("metres", "camera", 3)], codec="png")
+    finish(tmp_path, shards={"train": 1})
+    data = Dataset(tmp_path, "train")
+    for label, looks in samples(data, 3):
+        drawn = looks[0].points is not None
+        assert len(looks) == 3 and drawn == ("metres" not in label) and ("no tracks" in label) != drawn
+        assert not drawn or looks[1].points.shape == (4, 2, 2)
+    assert run("show", tmp_path, "--out", tmp_path / "a.png") == 0
+    assert "a/image_depth: window of 4 steps, 2 points in image_depth" in capsys.readouterr().out
+    assert run("show", tmp_path, "--out", tmp_path / "b.png", "--tracks", "a/camera") == 2
+    assert "camera coordinates" in capsys.readouterr().err
 
 
 def test_wrong_usage_is_told(tmp_path, capsys):
