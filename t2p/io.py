@@ -19,7 +19,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from etils import epath
@@ -121,6 +121,7 @@ _TORCH_DTYPES = {
 }
 # Where training scripts put the weights in a checkpoint that holds more than weights.
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "params")
+ByteOrder = Literal["<", ">"]
 
 
 class _Global:
@@ -163,7 +164,7 @@ class _Array:
         self.value = _array(data, dtype, shape, "F" if fortran else "C")
 
 
-def _array(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
+def _array(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> np.ndarray:
     if dtype.value.hasobject:
         flat = np.empty(len(data), object)
         flat[:] = list(data)
@@ -317,7 +318,7 @@ def _read_torch(archive: zipfile.ZipFile, path: PathLike) -> Any:
     if len(names) != 1:
         raise UserError(f"{path} is a zip archive without the data.pkl that torch.save writes")
     root = names[0].split("/")[0]
-    order = ">" if _member(archive, f"{root}/byteorder", b"little") == b"big" else "<"
+    order: ByteOrder = ">" if _member(archive, f"{root}/byteorder", b"little") == b"big" else "<"
     storages: dict[str, np.ndarray] = {}
 
     def storage(key: str, dtype: str, count: int) -> np.ndarray:
@@ -341,7 +342,7 @@ def _member(archive: zipfile.ZipFile, name: str, default: bytes | None = None) -
     return archive.read(name)
 
 
-def _storage_array(data: bytes, dtype: str, count: int, order: str) -> np.ndarray:
+def _storage_array(data: bytes, dtype: str, count: int, order: ByteOrder) -> np.ndarray:
     kind = np.dtype("u2" if dtype == "bfloat16" else dtype).newbyteorder(order)
     if len(data) < count * kind.itemsize:
         raise UserError(f"a storage of {count} {dtype} elements has only {len(data)} bytes")

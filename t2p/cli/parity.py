@@ -57,7 +57,8 @@ def _self_test(directory: Path):
         _head(opened)
         return opened
     fixture, adapter = opened
-    status, reason, missed = "ok", "", []
+    status: harness.Status = "ok"
+    reason, missed = "", []
     print(f"{fixture.name} ({directory}) self-test", flush=True)
     try:
         for name, verdict in harness.self_test(fixture, adapter):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
 from flax.traverse_util import flatten_dict
 
 from t2p.convert.base import Arrays, Row, to_variables
@@ -121,7 +120,7 @@ def from_arrays(arrays: Arrays, causal: bool, **overrides: Any) -> tuple[Tapir, 
     return model, params
 
 
-def load(path: PathLike, causal: bool) -> tuple[Tapir, dict[str, np.ndarray]]:
+def load(path: PathLike, causal: bool) -> tuple[Tapir, dict[str, Any]]:
     """A published TAPIR or BootsTAPIR file -> (model, params). causal: whether it is one of the causal models,
     which the file does not tell. It is read without unpickling anything but arrays."""
     return from_arrays(load_arrays(path), causal)

@@ -168,7 +168,7 @@ class Mixer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, past: tuple | None) -> tuple[Array, tuple]:
         x = nn.Dense(self.width, name="in")(x)
-        new = []
+        new: list[tuple[Array, Array]] = []
         for i in range(self.blocks):
             x, kept = MixerBlock(self.causal, name=f"block{i}")(x, past[i] if past else (None, None))
             new.append(kept)
@@ -253,7 +253,8 @@ class Tapir(nn.Module):
         online model keeps of the frames before, or None. -> (the estimates, first the initialisation's, then
         `iterations` per resolution; new state)"""
         first = self.initialise(queries[0].lowres, frames[0].lowres, pins)
-        estimates, new = [first], []
+        estimates = [first]
+        new: list[tuple] = []
         points = first.points
         for level, query in zip(frames, queries, strict=True):
             now, features = Estimate(points, first.occlusion, first.uncertainty), None
@@ -323,10 +324,10 @@ def resolutions(size: Size, train_size: Size = (256, 256)) -> list[Size]:
     """The resolutions at which an image of `size` is refined: from the training size to its own, evenly in the
     logarithm, at most a factor 2 apart, each rounded down to multiples of 8."""
     if tuple(size) == tuple(train_size):
-        return [tuple(train_size)]
+        return [train_size]
     steps = math.ceil(max(math.log2(a / b) for a, b in zip(size, train_size, strict=True)))
     if steps <= 0:
-        return [tuple(train_size)]
+        return [train_size]
 
     def side(full: int, train: int, i: int) -> int:
         return round(train * (full / train) ** (i / steps) // 8) * 8
@@ -338,7 +339,8 @@ def resolutions(size: Size, train_size: Size = (256, 256)) -> list[Size]:
 def _encode(model: Tapir, params: Any, frames: Array, size: Size) -> tuple[Array, Array]:
     frames = frames.astype(jnp.float32) / 255 * 2 - 1
     frames = jax.image.resize(frames, (len(frames), *size, 3), "bilinear")
-    return model.apply({"params": params}, frames, method=model.encode)
+    maps: Any = model.apply({"params": params}, frames, method=model.encode)
+    return maps
 
 
 def extract(model: Tapir, params: Mapping[str, Any], video: np.ndarray, chunk: int = 8) -> Features:
@@ -415,8 +417,7 @@ def parameter_shapes(model: Tapir) -> dict[str, Any]:
 
 def initial_state(model: Tapir, points: int, levels: int = 1) -> State:
     """What an online tracker of `points` points knows before the first frame. levels: len(Features)."""
-    shapes = ((points, TAPS - 1, model.width), (points, TAPS - 1, 4 * model.width))
-    block = tuple(jnp.zeros(shape) for shape in shapes)
+    block = (jnp.zeros((points, TAPS - 1, model.width)), jnp.zeros((points, TAPS - 1, 4 * model.width)))
     return tuple((block,) * model.mixer_blocks for _ in range(levels * model.iterations))
 
 

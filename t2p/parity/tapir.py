@@ -22,7 +22,7 @@ def run(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> Arrays:
 
     meta["case"]["kwargs"]: the official constructor's arguments."""
     model, params = from_arrays(checkpoint, causal=False, **overrides(meta["case"]["kwargs"]))
-    outputs = {}
+    outputs: Arrays = {}
     for name in sorted({name.split("/")[0] for name in inputs if name.endswith("/video_uint8")}):
         found = offline(model, params, inputs[f"{name}/video_uint8"], inputs[f"{name}/query_points_tyx"])
         outputs |= {f"{name}/{key}": value for key, value in found.items()}
