@@ -46,19 +46,18 @@ def track_sections(
 
 
 def _samples(clips: Clips, predicted: np.ndarray) -> list[str]:
-    caption = "Evenly spread over the held-out rows, not chosen. Left: truth over the real frames; right: prediction."
+    caption = "Rows evenly spread over the held-out data, not chosen; the film is the real one on both sides."
     return [report.paragraph(caption), *(sample_video(clips, predicted, row) for row in clips.frames)]
 
 
 def sample_video(clips: Clips, predicted: np.ndarray, row: int) -> str:
     """Truth beside prediction for one row, as an embedded clip."""
     visible = np.asarray(clips.truth.visible[row])
-    still = np.repeat(clips.frames[row][:1], len(visible), axis=0)
-    truth = draw_tracks(clips.frames[row], clips.truth.points[row], visible)
-    guess = draw_tracks(still, predicted[row], np.ones_like(visible))
+    truth = (np.asarray(clips.truth.points[row]), visible)
+    drawn = draw_tracks(clips.frames[row], predicted[row], np.ones_like(visible), trail=len(visible), truth=truth)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(path, np.concatenate([truth, guess], axis=2), fps=6)
+        write_video(path, drawn, fps=6)
         return report.video(path.read_bytes(), f"row {row}")
 
 
