@@ -30,17 +30,16 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
 
 def _parse(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
     """Uses flags of its own, so that the process's are neither read nor changed."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+    values, arguments = flags.FlagValues(), ["t2p", f"--config={spec}", *overrides]
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=arguments)
     try:
-        values(["t2p", f"--config={spec}", *overrides])
-        return values["config"].value
+        values(arguments)
+        config = values["config"].value
     except (flags.Error, TypeError, KeyError) as e:
-        raise UserError(f"config {spec}: {_reason(e)}") from e
-
-
-def _reason(error: Exception) -> str:
-    return str(error.args[0] if error.args else error).strip().split("\n")[-1]
+        raise UserError(f"config {spec}: {type(e).__name__}: {str(e).strip().splitlines()[-1]}") from e
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"config {spec}: get_config gave {type(config).__name__}; expected a ConfigDict")
+    return config
 
 
 def _check_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:

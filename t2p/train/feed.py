@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from t2p import pytrees  # noqa: F401
 from t2p.train.sharding import BATCH
 from t2p.types import Batch
 

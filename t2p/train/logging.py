@@ -119,7 +119,7 @@ class Pending:
         entries, self._entries = self._entries[:count], self._entries[count:]
         values = jax.device_get([m for _, m in entries])
         for (step, _), metrics in zip(entries, values):
-            for name in sorted(metrics):
+            for name in sorted(metrics, key=lambda n: (n != "loss", n)):
                 if not math.isfinite(metrics[name]):
                     raise NonFinite(step, name, float(metrics[name]), last_good)
         if not entries:

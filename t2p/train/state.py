@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from t2p import pytrees  # noqa: F401
 from t2p.io import UserError
 from t2p.methods.base import Stage, Variables
 from t2p.types import Batch

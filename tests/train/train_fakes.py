@@ -28,7 +28,7 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = nn.Dense(16, name="encoder")(x)
+        x = nn.Dense(16, use_bias=False, name="encoder")(x)  # BatchNorm follows: a bias would learn from rounding
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
         return nn.Dense(2, name="head")(x)

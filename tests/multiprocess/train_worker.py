@@ -1,0 +1,49 @@
+"""One process of a group that trains the fake stage: python train_worker.py JOB.json PROCESS_ID
+
+JOB.json: {"port", "processes", "devices" of each, "runs": [{"workdir", "config" changes, "out" or null, "sleep"}]}.
+A run's final variables are written to `out` by process 0; `sleep` seconds pass before every batch. The exit code is
+42 where training was preempted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+
+
+def main(job: dict, process: int) -> int:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", job["devices"])
+    from t2p.train.distributed import initialize
+
+    if job["processes"] > 1:
+        initialize(f"localhost:{job['port']}", job["processes"], process, heartbeat=30)
+    import numpy as np
+    import train_fakes
+
+    from t2p.train.loop import train
+    from t2p.train.preemption import EXIT_CODE, Preempted
+
+    train_fakes.install()
+    for run in job["runs"]:
+        read = train_fakes.FakeLoader.__next__
+        train_fakes.FakeLoader.__next__ = lambda loader, read=read, s=run["sleep"]: (time.sleep(s), read(loader))[1]
+        try:
+            state = train(train_fakes.fake_config(**run["config"]), run["workdir"])
+        except Preempted:
+            return EXIT_CODE
+        arrays = train_fakes.numpy_variables(state)
+        if run["out"] and process == 0:
+            np.savez(run["out"], **arrays)
+        train_fakes.FakeLoader.__next__ = read
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])))

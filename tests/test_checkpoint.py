@@ -1,0 +1,114 @@
+"""Checkpoints without training: export and load, damage, what is kept."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from t2p import checkpoint
+from t2p.checkpoint import Checkpoints, DamagedCheckpoint
+from t2p.io import UserError
+
+META = {"config": {"stage": "x", "checkpoint": {"best": "val/loss", "mode": "max"}}}
+
+
+def variables(seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    params = {
+        "dense": {"kernel": rng.normal(size=(8, 4)).astype(np.float32), "scale": np.float32(rng.normal())},
+        "half": rng.normal(size=6).astype(ml_dtypes.bfloat16),
+        "table": rng.integers(0, 9, 5).astype(np.int32),
+        "flags": np.array([True, False]),
+    }
+    return {"params": params, "batch_stats": {"norm": {"mean": np.zeros(3, np.float32)}}}
+
+
+def assert_equal(a, b):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for k in a:
+            assert_equal(a[k], b[k])
+    else:
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_exported_variables_come_back_with_meta_and_frozen(tmp_path):
+    whole = {**variables(), "frozen": {"earlier": variables(1)}}
+    checkpoint.export(tmp_path / "c", whole, META)
+    found, meta = checkpoint.load(tmp_path / "c")
+    assert_equal(found, whole)
+    assert meta["config"] == META["config"] and meta["step"] == 0
+    assert meta["versions"]["mujoco"]
+    with pytest.raises(UserError, match="already holds checkpoints \\[0\\]"):
+        checkpoint.export(tmp_path / "c", whole, META)
+
+
+def test_variables_may_lack_statistics_and_frozen(tmp_path):
+    checkpoint.export(tmp_path, {"params": {"w": np.ones(2, np.float32)}}, META)
+    found, _ = checkpoint.load(tmp_path)
+    assert found["batch_stats"] == {} and found["frozen"] == {}
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing item", "meta"])
+def test_damage_is_found_and_named(tmp_path, damage):
+    big = {"params": {"w": np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)}}
+    checkpoint.export(tmp_path, big, META)
+    step = tmp_path / "checkpoints/0"
+    biggest = max((step / "variables").rglob("d/*"), key=lambda p: p.stat().st_size)
+    data = bytearray(biggest.read_bytes())
+    if damage == "cut":
+        biggest.write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        data[len(data) // 2] ^= 4
+        biggest.write_bytes(data)
+    elif damage == "missing item":
+        (step / "variables").rename(tmp_path / "gone")
+    else:
+        (step / "meta/metadata").write_text('{"config": {')
+    with pytest.raises(DamagedCheckpoint, match=f"{step}"):
+        checkpoint.load(tmp_path)
+
+
+def test_an_unfinished_checkpoint_does_not_count(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, {"variables": variables()}, META, {})
+    checkpoints.close()
+    (tmp_path / "checkpoints/3").rename(tmp_path / "checkpoints/7.orbax-checkpoint-tmp")
+    with pytest.raises(UserError, match="no finished checkpoint"):
+        checkpoint.load(tmp_path)
+
+
+def test_directories_without_checkpoints_are_named(tmp_path):
+    with pytest.raises(UserError, match=f"no checkpoint in {tmp_path}"):
+        checkpoint.load(tmp_path)
+
+
+def test_latest_and_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, best="val/loss", mode="max")
+    for step, metrics in ((1, {"val/loss": 1.0}), (2, {"val/loss": 4.0}), (3, {}), (4, {"val/loss": 3.0}), (5, {})):
+        assert checkpoints.better(metrics) == (step in (1, 2))
+        checkpoints.save(step, {"variables": variables(step), "ema": variables(step + 10)["params"]}, META, metrics)
+    checkpoints.close()
+    again = Checkpoints(tmp_path, keep=1, best="val/loss", mode="max")
+    assert again.steps == [2, 5] and (again.best_step, again.best_value) == (2, 4.0)
+    again.close()
+    best, meta = checkpoint.load(tmp_path)
+    assert meta["step"] == 2
+    assert_equal(best["params"], variables(12)["params"])  # the averaged ones
+    assert checkpoint.load(tmp_path, "latest")[1]["step"] == 5
+
+
+def test_sums_are_of_the_bits():
+    tree = variables()
+    on_device = {"params": {k: v for k, v in tree["params"].items()}}
+    host = checkpoint.checksums(tree["params"])
+    assert host == checkpoint.checksums({k: jax_tree(v) for k, v in on_device["params"].items()})
+    words = tree["params"]["dense"]["kernel"].view(np.uint32).astype(np.uint64)
+    assert host["dense/kernel"] == int(words.sum() % 2**32)
+
+
+def jax_tree(x):
+    return {k: jnp.asarray(v) for k, v in x.items()} if isinstance(x, dict) else jnp.asarray(x)

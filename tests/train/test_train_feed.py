@@ -1,0 +1,78 @@
+"""Batches ahead of time: order, waiting, errors, closing."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from train_fakes import FakeLoader
+
+from t2p.train.defaults import base_config
+from t2p.train.feed import Feed
+from t2p.train.goodput import Goodput, read_events
+from t2p.train.sharding import make_mesh
+
+
+@pytest.fixture
+def mesh():
+    return make_mesh(base_config())
+
+
+def test_batches_come_in_order_with_their_position(mesh):
+    loader = FakeLoader(4, 0, 0, 1, start=3)
+    with Feed(loader, mesh, 4) as feed:
+        for position in (4, 5, 6):
+            batch, found, _ = feed.next()
+            assert found == position
+            np.testing.assert_array_equal(batch.index, np.arange(4 * position - 4, 4 * position))
+    assert loader.closed
+
+
+def test_waiting_is_what_the_devices_wait(mesh):
+    class Slow(FakeLoader):
+        def __next__(self):
+            time.sleep(0.2)
+            return super().__next__()
+
+    with Feed(Slow(4, 0, 0, 1, 0), mesh, 4) as feed:
+        feed.next()
+        assert feed.waited > 0.1
+        time.sleep(0.9)  # meanwhile two batches are read
+        before = feed.waited
+        feed.next(), feed.next()
+        assert feed.waited - before < 0.1
+
+
+def test_errors_of_the_loader_reach_the_loop(mesh):
+    class Broken(FakeLoader):
+        def __next__(self):
+            if self.position == 1:
+                raise ValueError("record 7 is damaged")
+            return super().__next__()
+
+    with Feed(Broken(4, 0, 0, 1, 0), mesh, 4) as feed:
+        feed.next()
+        with pytest.raises(ValueError, match="record 7"):
+            feed.next()
+
+
+def test_goodput_counts_repeated_steps_as_lost(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_text(
+        '{"event": "start", "step": 0}\n'
+        '{"event": "progress", "step": 10, "seconds": {"step": 20.0, "init": 5.0, "data": 5.0, "total": 30.0}}\n'
+        '{"event": "start", "ste'
+    )
+    assert len(read_events(path)) == 2
+    goodput = Goodput(path)
+    goodput.start(6)
+    found = goodput.summary(6)
+    assert found["restarts"] == 1 and found["lost_steps"] == 4
+    # 20 s of steps, of which 4 / 10 were for nothing, in 30 s (this run has just begun)
+    assert found["goodput"] == pytest.approx(12 / 30, rel=1e-2)
+    assert found["share_data"] == pytest.approx(5 / 30, rel=1e-2)
+    with goodput.section("eval"):
+        time.sleep(0.05)
+    seconds = goodput.seconds()
+    assert seconds["eval"] >= 0.05 and seconds["total"] == pytest.approx(seconds["eval"] + seconds["step"], abs=1e-6)
