@@ -81,8 +81,8 @@ class TextModel:
 
     def __call__(self, sentences: Sequence[str], length: int) -> tuple[Array, Array | None, Array]:
         """Token features, pooled features (None without pooler) and mask; each sentence is cut or padded to
-        `length` tokens, [CLS] and [SEP] included."""
-        tokens, mask = self.tokenize(sentences, length)
+        `length` tokens (at most as many as the model has positions), [CLS] and [SEP] included."""
+        tokens, mask = self.tokenize(sentences, min(length, self.model.positions))
         with jax.default_matmul_precision("highest"):
             return *jax.jit(self.model.apply)({"params": self.params}, tokens, mask), jnp.asarray(mask)
 
