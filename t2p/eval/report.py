@@ -17,7 +17,8 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; margin: .8rem 0 } td, th { padding: .25rem .8rem; text-align: right;
-border-bottom: 1px solid #dde2ea } td:first-child, th:first-child { text-align: left } th { color: #5a6575; font-weight: 600 }
+border-bottom: 1px solid #dde2ea } td:first-child, th:first-child { text-align: left }
+th { color: #5a6575; font-weight: 600 }
 figure { display: inline-block; margin: .5rem 1rem .5rem 0; vertical-align: top } figcaption { max-width: 34rem;
 font-size: .85rem; color: #5a6575 } p.note { color: #5a6575 } video, img { max-width: 100% }
 """
