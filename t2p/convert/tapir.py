@@ -15,6 +15,8 @@ from t2p.convert.base import Arrays, Row, to_variables
 from t2p.io import PathLike, UserError, load_arrays
 from t2p.models.tapir import HIRES, LOWRES, PATCH, Tapir, parameter_shapes
 
+# Modules that the original declares and never calls; should a file hold them, they mean nothing.
+_UNUSED = re.compile(r"tapir/~/(regression_(hid|out)|conv_stats_\w+)/\w+")
 _PLAIN = 4 + HIRES + LOWRES + 2 * PATCH**2  # the mixer's inputs without a pyramid
 
 
@@ -112,6 +114,7 @@ def from_arrays(arrays: Arrays, causal: bool, **overrides: Any) -> tuple[Tapir, 
     """Arrays of a published file -> (model, params in float32). overrides: settings that the file does not tell
     (temperature, train_size, iterations). UserError naming what is missing, unknown or of another shape."""
     model = Tapir(causal=causal, **(settings(arrays) | overrides))
+    arrays = {name: value for name, value in arrays.items() if not _UNUSED.fullmatch(name)}
     params = to_variables(rows(model), arrays)
     expected = flatten_dict(parameter_shapes(model), sep="/")
     for row in rows(model):

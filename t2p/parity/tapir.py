@@ -21,14 +21,16 @@ def run(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> Arrays:
     ("online/": the same weights in a causal model, on the video of "same/").
 
     meta["case"]["kwargs"]: the official constructor's arguments."""
-    model, params = from_arrays(checkpoint, causal=False, **overrides(meta["case"]["kwargs"]))
+    arguments = meta["case"]["kwargs"]
+    causal = arguments.get("use_causal_conv", False)
+    model, params = from_arrays(checkpoint, causal, **overrides(arguments))
     outputs: Arrays = {}
     for name in sorted({name.split("/")[0] for name in inputs if name.endswith("/video_uint8")}):
         found = offline(model, params, inputs[f"{name}/video_uint8"], inputs[f"{name}/query_points_tyx"])
         outputs |= {f"{name}/{key}": value for key, value in found.items()}
     if "online/query_points_tyx" in inputs:
-        causal, video = model.clone(causal=True), inputs["same/video_uint8"]
-        found = online(causal, params, video, inputs["online/query_points_tyx"])
+        queries = inputs["online/query_points_tyx"]
+        found = online(model.clone(causal=True), params, inputs["same/video_uint8"], queries)
         outputs |= {f"online/{key}": value for key, value in found.items()}
     return outputs
 

@@ -143,6 +143,7 @@ def test_published_container_is_read(tmp_path):
     for name, value in arrays.items():
         module, leaf = name.rsplit("/", 1)
         tree.setdefault(module, {})[leaf] = value
+    tree["tapir/~/regression_hid"] = {"w": np.zeros((3, 128))}  # declared by the original, never called
     np.save(tmp_path / "tapir.npy", {"params": tree, "state": {}}, allow_pickle=True)
     model, params = convert.load(tmp_path / "tapir.npy", causal=True)
     assert model.causal and model.width == 16
