@@ -37,7 +37,7 @@ def metrics(meta: dict[str, Any], inputs: dict[str, np.ndarray], checkpoint: Non
     """inputs: pred_traj, gt_traj (outputs rand__*), edge_pred, edge_gt (edge__*), code indices."""
     height = meta["config"]["img_size"][0]
     size = _codebook_size(meta)
-    outputs = {}
+    outputs: dict[str, np.ndarray] = {}
     for name, pred, true in (
         ("rand", inputs["pred_traj"], inputs["gt_traj"]),
         ("edge", inputs["edge_pred"], inputs["edge_gt"]),

@@ -17,6 +17,7 @@ import numpy as np
 
 from t2p.data.sources.synthetic_motion import MANNERS, PROGRAMS, SHAPE_PACE, pace, roll_out, sentence
 from t2p.data.sources.synthetic_textures import BACKGROUNDS, TEXTURES, background, bar_texture, shape_texture
+from t2p.io import UserError
 from t2p.types import Episode, TrackSet
 
 VIEW = "front"
@@ -136,7 +137,7 @@ class Scene:
         return (points / self.extent).astype(np.float32), visible
 
     def _in_frame(self, points: np.ndarray) -> np.ndarray:
-        return ((points >= 0) & (points < self.extent)).all(-1)
+        return np.all((points >= 0) & (points < self.extent), axis=-1)
 
     def _covered(self, points: np.ndarray, owner: np.ndarray) -> np.ndarray:
         """Whether a layer in front of the owner lies over each point [T, N, 2]: [T, N] bool."""
@@ -220,9 +221,9 @@ class SyntheticSource:
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "val"):
-            raise ValueError(f'split must be "train" or "val"; got "{self.split}"')
+            raise UserError(f'split must be "train" or "val"; got "{self.split}"')
         if not 1 <= self.num_objects <= MOST_OBJECTS:
-            raise ValueError(f"num_objects must be 1 to {MOST_OBJECTS}; got {self.num_objects}")
+            raise UserError(f"num_objects must be 1 to {MOST_OBJECTS}; got {self.num_objects}")
 
     @classmethod
     def benchmark(cls, seed: int, num_frames: int = 16) -> SyntheticSource:

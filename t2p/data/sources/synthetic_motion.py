@@ -154,8 +154,8 @@ def advance(pose: Pose, program: str, pace: float, extent: Extent) -> Pose:
         k2 = rate(_shift(pose, k1, step / 2), extent)
         k3 = rate(_shift(pose, k2, step / 2), extent)
         k4 = rate(_shift(pose, k3, step), extent)
-        mean = tuple((a + 2 * b + 2 * c + d) / 6 for a, b, c, d in zip(k1, k2, k3, k4, strict=True))
-        pose = _shift(pose, mean, step)
+        for k, weight in ((k1, 1), (k2, 2), (k3, 2), (k4, 1)):
+            pose = _shift(pose, k, step * weight / 6)
     return pose
 
 
