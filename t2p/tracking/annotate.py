@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from t2p.data.codec import ImageCodec
 from t2p.data.records import check_episode
 from t2p.data.sources import Source, SourceError, open_source
 from t2p.data.store import Dataset, read_manifest, write_shard, write_track_shard
@@ -51,7 +52,7 @@ class Job:
     masks: str = ""
     name: str = ""
     episodes_per_shard: int = 16
-    codec: str = "jpeg"
+    codec: ImageCodec = "jpeg"
     licence: str = ""
 
     @property

@@ -81,7 +81,7 @@ def frame_indices(length: int, span: Span) -> np.ndarray:
 
 def inside(points: np.ndarray) -> np.ndarray:
     """True where a point [..., 2] (in [0, 1] units) lies in the frame."""
-    return ((points >= 0) & (points <= 1)).all(-1)
+    return np.asarray(((points >= 0) & (points <= 1)).all(-1))
 
 
 def _dis(options: dict[str, Any]) -> Tracker:

@@ -90,7 +90,7 @@ def _bar(todo: Sequence[Task], quiet: bool) -> Iterator[Progress]:
 
     began, frames = time.monotonic(), 0
     slow = 0.5 if sys.stderr.isatty() else 10.0  # a log file wants fewer lines
-    with tqdm(total=sum(len(t.keys) for t in todo), unit="video", disable=quiet, mininterval=slow) as bar:
+    with tqdm(total=sum(len(t.keys) for t in todo), unit="video", disable=quiet or not todo, mininterval=slow) as bar:
 
         def progress(videos: int, more: int) -> None:
             nonlocal frames

@@ -15,18 +15,18 @@ def copy_shard(source: PathLike, target: PathLike, split: str, shard: int) -> No
     """Copies one shard with its track sets from dataset `source` to folder `target`, unless it is there or they
     are the same. The episodes' sidecar, which makes the shard count as done, comes last. UserError if `target`
     holds another shard of that name."""
-    source, target = epath.Path(source), epath.Path(target)
-    if source.resolve() == target.resolve():
+    old, new = epath.Path(source), epath.Path(target)
+    if old.resolve() == new.resolve():
         return
     name = episodes_name(split, shard)
-    if (target / f"{name}.json").exists():
-        if (target / f"{name}.json").read_bytes() != (source / f"{name}.json").read_bytes():
+    if (new / f"{name}.json").exists():
+        if (new / f"{name}.json").read_bytes() != (old / f"{name}.json").read_bytes():
             raise UserError(f"{target} holds other episodes than {source} in {name}; choose another --out")
         return
     sets = read_manifest(source)["splits"][split]["track_sets"]
     for one in [tracks_name(split, shard, s) for s, entries in sets.items() if entries[shard] is not None] + [name]:
-        _copy_file(source / f"{one}.array_record", target / f"{one}.array_record")
-        write_bytes(target / f"{one}.json", (source / f"{one}.json").read_bytes())
+        _copy_file(old / f"{one}.array_record", new / f"{one}.array_record")
+        write_bytes(new / f"{one}.json", (old / f"{one}.json").read_bytes())
 
 
 def _copy_file(source: epath.Path, target: epath.Path) -> None:

@@ -51,7 +51,7 @@ class Dis(Tracker):
     def _flow(self) -> Any:
         import cv2
 
-        flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         flow.setFinestScale(0)
         if len(self.gaps) > 1:
             flow.setPatchStride(4)

@@ -132,13 +132,24 @@ def run_ray(job: Job, tasks: Sequence[Task], workers: int, progress: Progress) -
         import ray
     except ImportError as e:
         raise UserError("--engine ray needs Ray: pip install 't2p[ray]'") from e
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False)
+    try:
+        yield from _share_out(ray, _actors(ray, job, len(tasks), workers), tasks, progress)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _actors(ray: Any, job: Job, most: int, workers: int) -> list[Any]:
+    """One actor per device; one CPU stays free, or Ray's own work would wait for them for ever."""
     found = ray.cluster_resources()
     gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 1))
     on_gpu = gpus > 0 and job.tracker not in CPU_TRACKERS
-    count = min(workers or (gpus if on_gpu else max(1, cpus - 1)), len(tasks))
+    count = min(workers or (gpus if on_gpu else max(1, cpus - 1)), most)
     actor = ray.remote(num_cpus=0 if on_gpu else 1, num_gpus=1 if on_gpu else 0)(_Actor)
-    yield from _share_out(ray, [actor.remote(job) for _ in range(count)], tasks, progress)
+    return [actor.remote(job) for _ in range(count)]
 
 
 def _share_out(ray: Any, actors: list[Any], tasks: Sequence[Task], progress: Progress) -> Iterator[Outcome]:

@@ -44,7 +44,8 @@ class External(Tracker):
         file = next((path for path in candidates if path.exists()), None)
         if file is None:
             raise TrackingError(f"no tracks: neither {candidates[0]} nor {candidates[1]} exists")
-        return ExternalClip(read_tracks(file))
+        stored = read_tracks(file)
+        return ExternalClip(stored, f"{stored.tracker} {stored.version}".strip())
 
     def prepare(self, video: np.ndarray) -> tuple[int, int, int]:
         raise TypeError("tracks made elsewhere belong to one video: call clip(episode_id, view) first")
@@ -58,11 +59,8 @@ class ExternalClip(Tracker):
     """The stored tracks of one video. A query is answered by the stored track that passes within half a pixel."""
 
     stored: TrackSet
+    version: str  # the tracker that made them and its version
     name: str = "external"
-
-    @property
-    def version(self) -> str:
-        return f"{self.stored.tracker} {self.stored.version}".strip()
 
     @property
     def queries(self) -> np.ndarray:

@@ -6,7 +6,7 @@ Every layout turns a prepared video into one TrackSet. Random draws depend on (e
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,7 +158,7 @@ def make_layout(name: str, **options: Any) -> Layout:
     if name not in LAYOUTS:
         raise UserError(f"unknown layout {name!r}; expected one of {', '.join(LAYOUTS)}")
     cls = LAYOUTS[name]
-    if unknown := sorted(set(options) - set(cls.__dataclass_fields__)):
+    if unknown := sorted(set(options) - {field.name for field in fields(cls)}):
         raise UserError(f"layout {name!r} does not take {', '.join(unknown)}")
     if bad := {key: value for key, value in options.items() if value < 1}:
         raise UserError(f"layout {name!r}: {bad} must be at least 1")
@@ -201,7 +201,7 @@ def _global_set(clip: Clip, tracks: Tracks) -> TrackSet:
         layout="global",
         points=tracks.points,
         visible=tracks.visible,
-        queries=tracks.queries,
+        queries=np.asarray(tracks.queries),
         tracker=clip.tracker.name,
         version=clip.tracker.version,
         space=tracks.space,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,6 @@ class LucasKanade(Tracker):
         import cv2
 
         centred = (points - 0.5).astype(np.float32)[:, None]  # OpenCV's pixel centres are whole numbers
-        moved, found, _ = cv2.calcOpticalFlowPyrLK(
-            source, target, centred, None, winSize=(self.window, self.window), maxLevel=self.levels
-        )
+        carry: Any = cv2.calcOpticalFlowPyrLK  # its annotation lacks that the guess may be None
+        moved, found, _ = carry(source, target, centred, None, winSize=(self.window, self.window), maxLevel=self.levels)
         return moved[:, 0].astype(np.float64) + 0.5, found[:, 0] != 0

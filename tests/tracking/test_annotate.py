@@ -233,6 +233,11 @@ def test_arguments():
             cli.parse_part(text)
 
 
+def test_workers_of_flow_trackers_import_no_jax():
+    code = "import sys, t2p.tracking.engines, t2p.tracking.dis, t2p.tracking.lk; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.long
 def test_ray_writes_the_same(clips, tmp_path):
     ray = pytest.importorskip("ray")
