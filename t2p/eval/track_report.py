@@ -54,7 +54,10 @@ def sample_video(clips: Clips, predicted: np.ndarray, row: int) -> str:
     """Truth beside prediction for one row, as an embedded clip."""
     visible = np.asarray(clips.truth.visible[row])
     truth = (np.asarray(clips.truth.points[row]), visible)
-    drawn = draw_tracks(clips.frames[row], predicted[row], np.ones_like(visible), trail=len(visible), truth=truth)
+    film = clips.frames[row]
+    if len(film) != len(visible):  # tracks resampled in time: the nearest real frame for each step
+        film = film[np.linspace(0, len(film) - 1, len(visible)).round().astype(int)]
+    drawn = draw_tracks(film, predicted[row], np.ones_like(visible), trail=len(visible), truth=truth)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         write_video(path, drawn, fps=6)
