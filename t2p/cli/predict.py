@@ -72,17 +72,15 @@ def read_image(path: str) -> np.ndarray:
 
 def predict(checkpoint: str, which: str, picture: np.ndarray, sentence: str, points: np.ndarray) -> np.ndarray:
     """-> [T, N, 2]: where the points go, in [0, 1]."""
-    import jax
-
     from t2p.eval.restore import restore
     from t2p.eval.single import image_batch
+    from t2p.eval.tracks import predicted_points
     from t2p.methods import language
 
     restored = restore(checkpoint, int(which) if which.isdigit() else which)
     text = language.embed(restored.config.text, [sentence])[sentence] if restored.stage.window.text else None
     batch = image_batch(restored, picture, text, points)
-    run = jax.jit(lambda v, b: restored.stage.predict(v, b, jax.random.key(0)).tracks.points)
-    return np.asarray(run(restored.variables, batch))[0]
+    return np.asarray(predicted_points(restored.stage)(restored.variables, batch))[0]
 
 
 def _draw(out: str, picture: np.ndarray, tracks: np.ndarray) -> None:

@@ -74,5 +74,5 @@ def training_curves(workdir: PathLike, names: Sequence[str] = ("train/loss", "va
     for name in names:
         pairs = sorted({r["step"]: r[name] for r in records if name in r}.items())
         if pairs:
-            series[name] = tuple(zip(*pairs, strict=True))
+            series[name] = ([step for step, _ in pairs], [value for _, value in pairs])
     return report.curves(series, "step", "loss", log=True) if series else ""

@@ -7,7 +7,7 @@ their place at step 0 within the window. Pixels are those of the image that the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,7 +110,7 @@ def predictions(stage: Stage, variables: Variables, clips: Clips, batch_size: in
     order = other_clip(clips)
     images = {v: x[order] for v, x in clips.batch.images.items()}
     text = None if clips.batch.text is None else clips.batch.text[order]
-    run = jax.jit(lambda v, b: stage.predict(v, b, jax.random.key(0)).tracks.points)
+    run = predicted_points(stage)
     result = {
         "model": _in_batches(run, variables, clips.batch, batch_size),
         "model, image and sentence of another clip": _in_batches(
@@ -122,6 +122,18 @@ def predictions(stage: Stage, variables: Variables, clips: Clips, batch_size: in
     }
     velocity = constant_velocity(clips)
     return result if velocity is None else {**result, "constant velocity": velocity}
+
+
+def predicted_points(stage: Stage) -> Callable[[Variables, Batch], jax.Array]:
+    """(variables, batch) -> [B, T, N, 2], jitted. UserError for a stage that predicts no tracks."""
+
+    def run(variables: Variables, batch: Batch) -> jax.Array:
+        tracks = stage.predict(variables, batch, jax.random.key(0)).tracks
+        if tracks is None:
+            raise UserError("this checkpoint's stage predicts no tracks")
+        return tracks.points
+
+    return jax.jit(run)
 
 
 def _in_batches(run: Any, variables: Variables, batch: Batch, size: int) -> np.ndarray:
@@ -137,7 +149,7 @@ def _in_batches(run: Any, variables: Variables, batch: Batch, size: int) -> np.n
 
 def counted(clips: Clips) -> np.ndarray:
     """[R, T, N] bool: the future, real, visible steps of rows whose two earlier frames exist."""
-    weight = np.array(clips.truth.visible, bool)
+    weight: np.ndarray = np.array(clips.truth.visible, bool)
     weight[:, 0] = False
     if clips.truth.valid is not None:
         weight &= np.asarray(clips.truth.valid)[:, :, None]
