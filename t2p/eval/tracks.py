@@ -149,7 +149,7 @@ def _in_batches(run: Any, variables: Variables, batch: Batch, size: int) -> np.n
 
 def counted(clips: Clips) -> np.ndarray:
     """[R, T, N] bool: the future, real, visible steps of rows whose two earlier frames exist."""
-    weight: np.ndarray = np.array(clips.truth.visible, bool)
+    weight = np.asarray(clips.truth.visible).astype(bool)  # a copy
     weight[:, 0] = False
     if clips.truth.valid is not None:
         weight &= np.asarray(clips.truth.valid)[:, :, None]
