@@ -154,7 +154,7 @@ def counted(clips: Clips) -> np.ndarray:
     if clips.truth.valid is not None:
         weight &= np.asarray(clips.truth.valid)[:, :, None]
     if clips.history is not None and clips.history.valid is not None:
-        weight &= np.asarray(clips.history.valid).all(1)[:, None, None]
+        weight &= np.min(clips.history.valid, axis=1)[:, None, None]
     return weight
 
 
