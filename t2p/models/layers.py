@@ -78,13 +78,17 @@ def _matmul_attention(q: Array, k: Array, v: Array, mask: Array | None, rate: fl
 
 
 def dropout(x: Array, rate: float, rng: Array | None) -> Array:
-    """Zeros each element with probability `rate` and divides the others by 1 - rate; rate 0 needs no rng."""
+    """Zeros each element with probability `rate` and divides the others by 1 - rate; rate 0 needs no rng.
+
+    Sixteen random bits an element (the rate to one part in 65536), two from each word that is drawn: on a CPU the
+    draws are a seventh of a training step."""
     if rate == 0.0:
         return x
     if not 0.0 < rate < 1.0:
         raise ValueError(f"dropout rate must be in [0, 1); got {rate}")
-    keep = jax.random.bernoulli(rng, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), 0.0)
+    words = jax.random.bits(rng, (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+    return jnp.where(halves >= np.uint16(round(rate * 2**16)), x / (1.0 - rate), 0.0)
 
 
 def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
