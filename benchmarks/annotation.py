@@ -3,12 +3,14 @@
     python benchmarks/annotation.py [--videos 8] [--frames 48] [--size 128] [--workers 1 2]
 
 Drawn clips are written as MP4 files first; then decoding, tracking, encoding and writing are timed together, the
-start of worker processes included. Results are kept in docs/tracking.md.
+start of worker processes included. In brackets: processor milliseconds per frame, all processes together, which
+other work on the machine disturbs less. Results are kept in docs/tracking.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 from pathlib import Path
 
@@ -27,6 +29,12 @@ def draw_videos(folder: Path, videos: int, frames: int, size: int) -> None:
     for key in keys:
         episode = source.read(key)
         write_video(folder / f"{key}.mp4", next(iter(episode.frames.values())), episode.fps)
+
+
+def processor_seconds() -> float:
+    """Of this process and its finished children."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in usage)
 
 
 def main() -> None:
@@ -49,8 +57,11 @@ def main() -> None:
             for workers in args.workers:
                 out = root / f"{tracker}-{layout}-{workers}"
                 job = Job(str(root / "videos"), str(out), tracker, layout, split="train", episodes_per_shard=1)
+                began = processor_seconds()
                 summary = annotate(job, workers=workers, quiet=True, say=lambda line: None)
-                row += f" {summary.report['frames'] / summary.seconds:.1f} |"
+                frames = summary.report["frames"]
+                cost = (processor_seconds() - began) / frames * 1000
+                row += f" {frames / summary.seconds:.0f} ({cost:.0f} ms) |"
             print(row, flush=True)
 
 

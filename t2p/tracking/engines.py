@@ -70,7 +70,7 @@ def _run_processes(
                 "with fewer --workers or a smaller --size if memory was short"
             ) from e
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _take(counts: Any) -> tuple[int, int]:
