@@ -67,15 +67,17 @@ def test_a_covered_point_is_invisible_and_only_longer_gaps_find_it_again():
     np.testing.assert_allclose(bridged.points[7, 0] * [128, 96], [67, 48], atol=0.7)
 
 
-def test_dis_does_not_depend_on_threads(video):
-    flows = []
+@pytest.mark.parametrize("tracker", [Dis(), LucasKanade()], ids=["dis", "lk"])
+def test_tracks_do_not_depend_on_threads(video, tracker):
+    found = []
     before = cv2.getNumThreads()
     for threads in (1, 2, 5):
         cv2.setNumThreads(threads)
-        flows.append(Dis().prepare(video[:3]).flow)
+        found.append(tracker.track(tracker.prepare(video[:4]), QUERIES[[0, 1, 3]]))
     cv2.setNumThreads(before)
-    for other in flows[1:]:
-        assert all(np.array_equal(flows[0][pair], other[pair]) for pair in flows[0])
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0].points, other.points)
+        np.testing.assert_array_equal(found[0].visible, other.visible)
 
 
 def test_small_videos_are_enlarged(video):
