@@ -36,7 +36,7 @@ _PACKAGES = ("t2p", "jax", "flax", "optax", "orbax-checkpoint", "mujoco", "numpy
 _READ_ERRORS = (ValueError, OSError, KeyError, TypeError)
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read back as it was written; the message names it."""
 
 

@@ -33,13 +33,8 @@ def report(plan: Plan) -> str:
     import jax
 
     from t2p.train.sharding import table
-    from t2p.train.state import flatten
 
-    sizes = {p: math.prod(x.shape) for p, x in flatten(plan.state.params).items()}
-    trained = sum(n for p, n in sizes.items() if p not in plan.step.held)
-    frozen = sum(math.prod(x.shape) for x in jax.tree.leaves(plan.state.frozen))
-    lines = [plan.first_line(), "", table(plan.state), ""]
-    lines += [f"parameters: {sum(sizes.values()):,} ({trained:,} trained); in frozen earlier stages: {frozen:,}"]
+    lines = [plan.first_line(), "", table(plan.state), "", plan.counts()]
     state = sum(_local_bytes(x) for x in jax.tree.leaves(plan.state)) / MIB
     lines += [f"training state: {state:,.1f} MiB on each device (parameters, averages, optimiser, frozen stages)"]
     lines += [*_memory(plan), *_flops(plan)]

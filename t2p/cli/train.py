@@ -25,13 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
-    """Exit codes: 0 done, 1 stopped by a metric that is not finite or a damaged checkpoint or dataset, 2 wrong usage,
-    42 saved after SIGTERM."""
+    """Exit codes: 0 done, 1 stopped by a metric that is not finite, 42 saved after SIGTERM; 2 (of every command): what
+    the user gave is wrong or damaged."""
     from absl import logging as absl_logging
 
-    from t2p.checkpoint import DamagedCheckpoint
     from t2p.cli.config import load_config
-    from t2p.data.store import DamagedRecord
     from t2p.train.distributed import initialize
     from t2p.train.logging import NonFinite
     from t2p.train.loop import train
@@ -52,7 +50,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     except Preempted as e:
         print(f"t2p train: {e}; the same command goes on from there", file=sys.stderr)
         return EXIT_CODE
-    except (NonFinite, DamagedCheckpoint, DamagedRecord) as e:
+    except NonFinite as e:
         print(f"t2p train: {e}", file=sys.stderr)
         return 1
     return 0

@@ -61,7 +61,7 @@ def _train(
     with goodput.section("init"):
         state, meta = begin(plan, checkpoints)
         start = int(state.step)
-        say(table(state))
+        say(f"{table(state)}\n{plan.counts()}")
     if start >= config.steps:
         say(f"{workdir} is already at step {start} of {config.steps}: nothing to do")
         return state

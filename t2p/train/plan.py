@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from t2p.train.feed import Batches, to_device
 from t2p.train.init_from import held_paths
 from t2p.train.optimizer import make_optimizer
 from t2p.train.sharding import BATCH, check_batch, make_mesh, rows_of_process, state_shardings, with_shardings
-from t2p.train.state import TrainState, initial_state
+from t2p.train.state import TrainState, flatten, initial_state
 from t2p.train.step import TrainStep
 from t2p.types import Batch
 
@@ -90,6 +91,7 @@ class Plan:
             process_count=count,
             text=self.text,
             batches=c.eval.batches,
+            skip_damaged=c.data.skip_damaged,
         )
         return (
             validation(self.stage, batches, partial(to_device, mesh=self.mesh, batch_size=c.batch_size), c.eval.every),
@@ -102,6 +104,13 @@ class Plan:
         """What a checkpoint says of itself, the same at every step."""
         config = json.loads(self.config.to_json())
         return {"config": config, "statistics": _statistics(config), "shapes": describe(self.example), **provenance()}
+
+    def counts(self) -> str:
+        """How many parameters there are and are trained."""
+        sizes = {path: math.prod(x.shape) for path, x in flatten(self.state.params).items()}
+        trained = sum(n for path, n in sizes.items() if path not in self.step.held)
+        frozen = sum(math.prod(x.shape) for x in jax.tree.leaves(self.state.frozen))
+        return f"parameters: {sum(sizes.values()):,} ({trained:,} trained); in frozen earlier stages: {frozen:,}"
 
     def first_line(self) -> str:
         """Platform, devices, mesh, and how the model computes."""
@@ -168,14 +177,14 @@ def _embed(config: ml_collections.ConfigDict) -> Mapping[str, np.ndarray]:
 
 
 def _example(config: ml_collections.ConfigDict, stage: Stage, text: Mapping[str, np.ndarray] | None) -> Batch:
-    """Shapes of a global batch, from one example."""
+    """Shapes of a global batch, from a small one."""
     from t2p.data import pipeline
 
     def shape(x: Any) -> jax.ShapeDtypeStruct:
         x = np.asarray(x)
         return jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
 
-    return jax.tree.map(shape, pipeline.example_batch(config.data, stage.window, 1, text))
+    return jax.tree.map(shape, pipeline.example_batch(config.data, stage.window, 2, text))
 
 
 def _zeros(example: Batch) -> Batch:

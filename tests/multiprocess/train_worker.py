@@ -1,8 +1,9 @@
-"""One process of a group that trains the fake stage: python train_worker.py JOB.json PROCESS_ID
+"""One process of a group that trains: python train_worker.py JOB.json PROCESS_ID
 
-JOB.json: {"port", "processes", "devices" of each, "runs": [{"workdir", "config" changes, "out" or null, "sleep"}]}.
-A run's final variables are written to `out` by process 0; `sleep` seconds pass before every batch. The exit code is
-42 where training was preempted.
+JOB.json: {"port", "processes", "devices" of each, "data", "runs": [{"workdir", "config" changes, "out" or null,
+"sleep"}]}. The stage is ATM's on the dataset `data`, or the fake one where `data` is null; then `sleep` seconds pass
+before every batch. A run's final variables are written to `out` by process 0. The exit code is 42 where training was
+preempted.
 """
 
 from __future__ import annotations
@@ -25,17 +26,21 @@ def main(job: dict, process: int) -> int:
     if job["processes"] > 1:
         initialize(f"localhost:{job['port']}", job["processes"], process, heartbeat=30)
     import numpy as np
+    import train_atm
     import train_fakes
 
     from t2p.train.loop import train
     from t2p.train.preemption import EXIT_CODE, Preempted
 
-    train_fakes.install()
+    if job["data"] is None:
+        train_fakes.install()
     for run in job["runs"]:
         read = train_fakes.FakeLoader.__next__
         train_fakes.FakeLoader.__next__ = lambda loader, read=read, s=run["sleep"]: (time.sleep(s), read(loader))[1]
+        changes = run["config"]
+        config = train_atm.atm_config(job["data"], **changes) if job["data"] else train_fakes.fake_config(**changes)
         try:
-            state = train(train_fakes.fake_config(**run["config"]), run["workdir"])
+            state = train(config, run["workdir"])
         except Preempted:
             return EXIT_CODE
         arrays = train_fakes.numpy_variables(state)

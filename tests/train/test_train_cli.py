@@ -45,7 +45,7 @@ def test_variants_and_overrides(config_file):
     [
         ("--config.batchsize=3", "unknown key config.batchsize; did you mean config.batch_size?"),
         ("--config.learning_rate=3", "unknown key config.learning_rate; did you mean config.optimizer.learning_rate?"),
-        ("--config.optimizer.b3=3", "unknown key config.optimizer.b3; did you mean config.optimizer.b1?"),
+        ("--config.optimizer.clip=3", "unknown key config.optimizer.clip; did you mean config.optimizer.clip_norm?"),
         ("--config.model.dropuot=3", "unknown key config.model.dropuot; did you mean config.model.dropout?"),
         ("--batch_size=3", "unexpected argument '--batch_size=3'; settings are given as --config.key=value"),
     ],

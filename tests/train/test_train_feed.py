@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 
+import jax
 import numpy as np
 import pytest
 from train_fakes import FakeLoader
 
+from t2p import accelerators
 from t2p.train.defaults import base_config
 from t2p.train.feed import Feed
 from t2p.train.goodput import Goodput, read_events
+from t2p.train.logging import Speed
 from t2p.train.sharding import make_mesh
 
 
@@ -76,3 +79,22 @@ def test_goodput_counts_repeated_steps_as_lost(tmp_path):
         time.sleep(0.05)
     seconds = goodput.seconds()
     assert seconds["eval"] >= 0.05 and seconds["total"] == pytest.approx(seconds["eval"] + seconds["step"], abs=1e-6)
+
+
+def test_rates_and_utilisation(monkeypatch):
+    now = iter([100.0, 110.0])
+    monkeypatch.setattr("t2p.train.logging.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("t2p.accelerators.lookup", lambda kind: accelerators.ACCELERATORS["v5e"])
+    speed = Speed(flops_per_step=197e12, batch_size=8)
+    assert speed.rates(10, waited=1.0, elsewhere=0.0) == {}
+    found = speed.rates(14, waited=2.0, elsewhere=2.0)  # 4 steps in 10 s, 2 of them in evaluation
+    assert found["steps_per_second"] == pytest.approx(0.5) and found["examples_per_second"] == pytest.approx(4.0)
+    assert found["data_wait"] == pytest.approx(1 / 8)
+    assert found["mfu"] == pytest.approx(0.5 / jax.device_count())
+
+
+def test_unknown_devices_have_rates_but_no_utilisation(monkeypatch):
+    speed = Speed(1e9, 8)
+    speed.rates(0, 0.0, 0.0)
+    found = speed.rates(1, 0.0, 0.0)
+    assert "flops_per_second" in found and "mfu" not in found

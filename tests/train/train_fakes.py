@@ -95,7 +95,7 @@ def make_loader(data, window, *, batch_size, seed, process_index=0, process_coun
     return FakeLoader(batch_size, seed, process_index, process_count, start)
 
 
-def evaluation_batches(sources, window, *, batch_size, process_index=0, process_count=1, text=None, batches=0):
+def evaluation_batches(sources, window, *, batch_size, process_index=0, process_count=1, **unused):
     """21 rows; the last batch is filled up."""
     local = batch_size // process_count
     for first in range(0, 21, batch_size):
