@@ -96,12 +96,11 @@ def _debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _cpu(c: ml_collections.ConfigDict, videos: bool) -> ml_collections.ConfigDict:
     """Learns the synthetic programs. One token a point (track_patch = track_steps) halves the sequence."""
     _small(c)
-    c.model.update({"dim": 128, "depth": 4, "heads": 4, "head_dim": 32, "track_patch": 16})
-    c.batch_size, c.steps = 32, 3000
-    c.optimizer.update(
-        {"learning_rate": 1e-3, "warmup_steps": 200, "b2": 0.98, "weight_decay": 1e-4, "clip_norm": 10.0}
-    )
-    c.loss.update({"patch_mask": 0.25, "invisible": 0.1})
+    c.model.update({"dim": 96, "depth": 3, "heads": 4, "head_dim": 24, "track_patch": 16})
+    c.batch_size, c.steps = 32, 2400
+    c.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 100, "final": 1e-5, "weight_decay": 1e-4})
+    c.optimizer.clip_norm = 10.0
+    c.loss.update({"image": 0.1, "patch_mask": 0.1, "invisible": 0.1})
     c.eval.update({"every": 500, "batches": 4})
     c.checkpoint.every = 500
     if videos:

@@ -108,6 +108,7 @@ def _example(stage: Stage, size: tuple[int, int], width: int) -> Batch:
     from t2p.types import ANY_VIEW, Batch, Tracks
 
     w = stage.window
+    assert w.images is not None and w.tracks is not None and w.track_set is not None
     steps = w.track_steps or len(w.tracks.offsets)
     points = jax.ShapeDtypeStruct((1, steps, w.num_points, 2), jnp.float32)
     visible = jax.ShapeDtypeStruct((1, steps, w.num_points), jnp.bool_)

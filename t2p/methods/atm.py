@@ -93,14 +93,8 @@ class TrackTransformerStage:
         mask_rng, dropout_rng = jax.random.split(rng)
         shape = (images.shape[0], self.model.image_tokens)
         patch_mask = jax.random.bernoulli(mask_rng, self.settings.patch_mask, shape)
-        points, patches, aux = self.model.apply(
-            {"params": variables["params"]},
-            images,
-            tracks.points[:, 0],
-            text,
-            patch_mask,
-            train=train,
-            rngs={"dropout": dropout_rng},
+        points, patches, aux = self._apply(
+            variables, images, tracks, text, patch_mask=patch_mask, train=train, rngs={"dropout": dropout_rng}
         )
         weight = self._point_weight(tracks, train)
         valid = tracks.valid if self.settings.mask_padding else None
@@ -114,14 +108,20 @@ class TrackTransformerStage:
         """Tracks of the points that batch.tracks shows at its first step, all taken as visible (the model does not
         predict visibility); aux["image"]: the image as the model reconstructs it, [B, f, H, W, 3] in about [0, 1]."""
         images, tracks, text = self._inputs(batch)
-        points, patches, _ = self.model.apply({"params": variables["params"]}, images, tracks.points[:, 0], text)
+        points, patches, _ = self._apply(variables, images, tracks, text)
         size = self.model.image_size
         image = unpatchify(patches, size, self.model.patch) * jnp.array(self.model.std) + jnp.array(self.model.mean)
         visible = jnp.ones(points.shape[:-1], bool)
         return Prediction(tracks=Tracks(from_atm(points, size), visible), aux={"image": image})
 
     def flops_per_example(self, batch: Batch) -> float:
-        return train_flops(self.model, self.points, batch.text.shape[-1])
+        assert batch.text is not None, "the window asks for text"
+        points = batch.tracks[self.track_set][ANY_VIEW].points
+        return train_flops(self.model, points.shape[-2], batch.text.shape[-1])
+
+    def _apply(self, variables: Variables, images: Array, tracks: Tracks, text: Array, **options: Any) -> Any:
+        """The model sees where the points are at the first step, and nothing else of the tracks."""
+        return self.model.apply({"params": variables["params"]}, images, tracks.points[:, 0], text, **options)
 
     def _inputs(self, batch: Batch) -> tuple[Array, Tracks, Array]:
         """Images, tracks in ATM's coordinates, sentence vectors."""
@@ -146,7 +146,7 @@ class TrackTransformerStage:
 
 
 def _model(config: ml_collections.ConfigDict) -> TrackTransformer:
-    settings = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in config.model.items()}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in config.model.items()}
     settings["head_dim"] = settings["head_dim"] or settings["dim"] // settings["heads"]
     _check(settings)
     return TrackTransformer(

@@ -75,7 +75,7 @@ def _precomputed(path: str, _: int, sentences: list[str]) -> Vectors:
     return {s: np.asarray(arrays[s], np.float32).reshape(-1) for s in sentences}
 
 
-def _bert(path: str, _: int, sentences: list[str]) -> Vectors:
+def _bert(path: str, width: int, sentences: list[str]) -> Vectors:
     from t2p.models.text import load_bert
 
     _, pooled, _ = load_bert(path)(sentences, ATM_TOKENS)
@@ -84,7 +84,7 @@ def _bert(path: str, _: int, sentences: list[str]) -> Vectors:
     return dict(zip(sentences, np.asarray(pooled), strict=True))
 
 
-def _bert_mean(path: str, _: int, sentences: list[str]) -> Vectors:
+def _bert_mean(path: str, width: int, sentences: list[str]) -> Vectors:
     from t2p.models.text import load_bert, mean_pool
 
     features, _, mask = load_bert(path)(sentences, MEAN_TOKENS)

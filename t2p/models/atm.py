@@ -208,7 +208,7 @@ class TrackTransformer(nn.Module):
             return block(x)[0], None
 
         body = nn.remat(body, prevent_cse=False) if self.remat else body
-        rngs = {"params": True, "dropout": True}
+        rngs: dict[Any, bool] = {"params": True, "dropout": True}
         layers = nn.scan(body, variable_axes={"params": 0}, split_rngs=rngs, length=self.depth)
         return layers(block, x, None)[0]
 

@@ -59,7 +59,8 @@ def attention(
     serves training with it everywhere. Returns [b, n, h, d] in v's type."""
     if implementation == "matmul" or dropout_rate > 0.0:
         return _matmul_attention(q, k, v, mask, dropout_rate, dropout_rng)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+    stock: Any = implementation
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=stock)
 
 
 def _matmul_attention(q: Array, k: Array, v: Array, mask: Array | None, rate: float, rng: Array | None) -> Array:
@@ -84,8 +85,8 @@ def dropout(x: Array, rate: float, rng: Array | None) -> Array:
     draws are a seventh of a training step."""
     if rate == 0.0:
         return x
-    if not 0.0 < rate < 1.0:
-        raise ValueError(f"dropout rate must be in [0, 1); got {rate}")
+    if not 0.0 < rate < 1.0 or rng is None:
+        raise ValueError(f"dropout needs a rate in [0, 1) and an rng; got {rate}, {rng}")
     words = jax.random.bits(rng, (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
     return jnp.where(halves >= np.uint16(round(rate * 2**16)), x / (1.0 - rate), 0.0)

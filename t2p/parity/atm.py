@@ -72,7 +72,7 @@ def _arguments(model: TrackTransformer, inputs: Arrays) -> dict[str, Array]:
     }
 
 
-def _apply(model: TrackTransformer, params: Any, x: Mapping[str, Array], mask: Array | None) -> tuple[Any, Any, Any]:
+def _apply(model: TrackTransformer, params: Any, x: Mapping[str, Array], mask: Array | None) -> Any:
     return model.apply({"params": params}, x["images"], x["track"][:, 0], x["text"], mask)
 
 
@@ -114,7 +114,7 @@ def _losses(
     def train_loss(params: Any) -> tuple[Array, dict[str, Array]]:
         tracks, patches, aux = _apply(model, params, x, x["patch_mask"])
         image = image_error(patches, aux["target_patches"]).mean()
-        result = {}
+        result: dict[str, Array] = {}
         for name, weight in (("train", 1.0), ("val", jnp.where(x["visible"] == 0, INVISIBLE, x["visible"]))):
             point_weight = jnp.broadcast_to(weight, x["visible"].shape)
             track = track_error(tracks, x["track"], point_weight, None).mean()
