@@ -2,7 +2,7 @@
 
 Data first (any videos: see docs/tracking.md); a variant's sources are named on the command line:
 
-    t2p data import --source synthetic --out DATA --split train --option count=400
+    t2p data import --source synthetic --out DATA --split train --source.count=400
     t2p train --config configs/atm/track_transformer.py:cpu --workdir RUN \
         --config.data.sources.clips.path=DATA --config.data.validation.clips.path=HELD_OUT
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import ast
 from typing import Any
 
 from etils import epath
 
+from t2p.cli.options import source_options
 from t2p.io import UserError, is_remote
 from t2p.tracking.annotate import Job
 from t2p.tracking.base import TRACKERS
@@ -46,6 +46,7 @@ def _add_tracker_arguments(add: Any) -> None:
     add("--checkout", metavar="DIR", help="CoTracker's repository")
     add("--model", help="cotracker2 or cotracker3_offline")
     add("--gaps", type=int, nargs="+", help="frames that a step of dis may span, such as 1 4")
+    add("--short_side", type=int, help="dis: enlarge smaller videos to this side (default 256; less is faster)")
     add("--tracks", metavar="DIR", help="tracks made elsewhere: external")
     add("--side", type=int, help="points along a side of the grid: grid, amplify (default 20)")
     add("--horizon", type=int, help="frames of a window: amplify (default 16)")
@@ -64,7 +65,7 @@ def make_job(args: argparse.Namespace, options: dict[str, Any]) -> Job:
     adds = args.source == "auto" and (epath.Path(args.input) / "manifest.json").exists()
     if not is_remote(args.input) and not epath.Path(args.input).exists():
         raise UserError(f"--input {args.input} does not exist")
-    tracker = {key: getattr(args, key) for key in ("weights", "online", "checkout", "model", "gaps")}
+    tracker = {key: getattr(args, key) for key in ("weights", "online", "checkout", "model", "gaps", "short_side")}
     tracker["folder"] = args.tracks
     return Job(
         input=args.input,
@@ -87,20 +88,6 @@ def make_job(args: argparse.Namespace, options: dict[str, Any]) -> Job:
         codec=args.codec,
         licence=args.licence,
     )
-
-
-def source_options(rest: list[str]) -> dict[str, Any]:
-    """["--source.fps=5", "--source.videos=DIR"] -> {"fps": 5, "videos": "DIR"}. UserError for anything else."""
-    found: dict[str, Any] = {}
-    for argument in rest:
-        name, equals, value = argument.removeprefix("--source.").partition("=")
-        if not argument.startswith("--source.") or not equals or not name.isidentifier():
-            raise UserError(f"unknown argument {argument!r}; options of the input's reader are --source.NAME=VALUE")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[name] = value
-    return found
 
 
 def parse_part(text: str) -> tuple[int, int]:

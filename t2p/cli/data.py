@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
+from t2p.cli.options import source_options
 from t2p.io import UserError
 
 
@@ -21,7 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--tracks", metavar="SET", help="the track set to draw (default: each episode's first)")
     show.add_argument("--samples", type=int, default=6, metavar="N", help="episodes to draw (default: 6)")
     show.add_argument("--seed", type=int, default=0, help="of the choice of episodes")
-    _add_import(commands.add_parser("import", help="write recordings of another format as episodes"))
+    _add_import(
+        commands.add_parser(
+            "import",
+            help="write recordings of another format as episodes",
+            epilog="Options of the source's reader follow as --source.NAME=VALUE; docs/data.md lists them.",
+        )
+    )
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
@@ -40,20 +46,15 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         "--name", default="", help="where the data come from, for the manifest (default: the last part of --input)"
     )
     parser.add_argument("--licence", default="", help="of the data, for the manifest")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the source, e.g. --option fps=10; may be repeated (docs/data.md lists them)",
-    )
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
     """Runs a sub-command; `check` returns 1 when it finds a fault."""
+    if args.what == "import":
+        return _import(args, source_options(rest))
     if rest:
         raise UserError(f"unknown arguments {' '.join(rest)}; see t2p data {args.what} --help")
-    return {"check": _check, "show": _show, "import": _import}[args.what](args)
+    return {"check": _check, "show": _show}[args.what](args)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -104,13 +105,12 @@ def _picture(look: Any) -> Any:
     return draw_tracks(still, look.points, look.visible, colors=rainbow(look.start), trail=len(still))[-1]
 
 
-def _import(args: argparse.Namespace) -> int:
+def _import(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from tqdm import tqdm
 
     from t2p.data.importing import import_source
     from t2p.data.sources import open_source
 
-    options = dict(_option(text) for text in args.option)
     if args.size:
         options["size"] = tuple(args.size)
     if not args.input and args.source != "synthetic":
@@ -133,15 +133,3 @@ def _import(args: argparse.Namespace) -> int:
         print(f"left out {broken.key}: {broken.reason}")
     print(f"wrote {args.out} ({len(source.keys()) - len(skipped)} episodes, {len(skipped)} recordings left out)")
     return 0
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """NAME=VALUE; a value that is JSON (a number, true, null, a list) is read as such, all else is a string."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise UserError(f"--option {text!r}: expected NAME=VALUE")
-    try:
-        parsed = json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
-    return name, tuple(parsed) if isinstance(parsed, list) else parsed

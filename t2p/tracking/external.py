@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from t2p.data.sources import SourceError
-from t2p.data.sources.npz import _REQUIRED, _track_set
+from t2p.data.sources.npz import REQUIRED, track_set
 from t2p.io import UserError, load_arrays
 from t2p.tracking.base import Span, Tracker, TrackingError, check_queries, check_video, frame_indices
 from t2p.types import Tracks, TrackSet
@@ -18,9 +18,9 @@ def read_tracks(file: Path) -> TrackSet:
     """The track set of a neutral .npz file. TrackingError if it does not hold one."""
     try:
         arrays = load_arrays(file)
-        if missing := [name for name in _REQUIRED if name not in arrays]:
+        if missing := [name for name in REQUIRED if name not in arrays]:
             raise TrackingError(f"{file} lacks {', '.join(missing)}; it has {', '.join(arrays)}")
-        return _track_set(file.name, arrays, len(arrays["tracks"]))
+        return track_set(file.name, arrays, len(arrays["tracks"]))
     except (SourceError, UserError) as e:
         raise TrackingError(str(e)) from e
 

@@ -16,7 +16,7 @@ from t2p.data.store import Dataset, finish, read_manifest, write_shard
 from t2p.io import UserError
 from t2p.types import Episode, TrackSet
 
-OPTIONS = ["--option", "count=5", "--option", "num_frames=4", "--option", "grid=4", "--option", "num_points=6"]
+OPTIONS = ["--source.count=5", "--source.num_frames=4", "--source.grid=4", "--source.num_points=6"]
 
 
 def run(*args) -> int:
@@ -109,9 +109,9 @@ def test_show_draws_windows_and_depth_but_no_metres(tmp_path, capsys):
 def test_wrong_usage_is_told(tmp_path, capsys):
     assert run("import", "--out", tmp_path / "d") == 2
     assert "--input" in capsys.readouterr().err
-    assert run(*importing_to(tmp_path / "d", "--option", "colour")) == 2
+    assert run(*importing_to(tmp_path / "d", "--source.colour")) == 2
     assert "NAME=VALUE" in capsys.readouterr().err
-    assert run(*importing_to(tmp_path / "d", "--option", "colour=red")) == 2
+    assert run(*importing_to(tmp_path / "d", "--source.colour=red")) == 2
     assert "no option 'colour'" in capsys.readouterr().err
     assert run("check", tmp_path, "--fast") == 2
     assert "--fast" in capsys.readouterr().err

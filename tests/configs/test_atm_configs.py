@@ -48,7 +48,7 @@ def test_an_unknown_variant_is_named():
 
 def test_debug_trains_and_resumes(tmp_path, capsys):
     for split, count in (("train", 6), ("val", 2)):
-        options = [f"--option={o}" for o in (f"count={count}", f"split={split}", "size=[64, 64]", "num_points=32")]
+        options = [f"--source.{o}" for o in (f"count={count}", f"split={split}", "size=[64, 64]", "num_points=32")]
         command = ["data", "import", "--source", "synthetic", "--out", str(tmp_path / split), "--split", split]
         assert main([*command, *options]) == 0
     sources = [f"--config.data.{p}.clips.path={tmp_path / s}" for p, s in (("sources", "train"), ("validation", "val"))]

@@ -22,7 +22,7 @@ from t2p.io import PathLike, UserError, load_arrays
 from t2p.types import Camera, Episode, TrackSet
 
 CONVENTIONS = ("raster", "pixel_center", "normalized_01", "normalized_pm1")
-_REQUIRED = ("tracks", "visible", "size", "convention")
+REQUIRED = ("tracks", "visible", "size", "convention")
 
 
 class NpzSource:
@@ -56,11 +56,11 @@ class NpzSource:
             arrays = load_arrays(file)
         except UserError as e:
             raise SourceError(key, str(e)) from e
-        if missing := [name for name in _REQUIRED if name not in arrays]:
+        if missing := [name for name in REQUIRED if name not in arrays]:
             raise SourceError(key, f"{file.name} lacks {', '.join(missing)}; it has {', '.join(arrays)}")
         video = self.videos / key if self.videos else file.with_suffix("")
         frames, fps, _ = tracked_video(key, arrays, video, self.size, self.recorded_fps)
-        tracks = _track_set(key, arrays, len(frames))
+        tracks = track_set(key, arrays, len(frames))
         return Episode(
             id=key,
             fps=fps,
@@ -84,7 +84,7 @@ def _converter(key: str, convention: str, size: Size) -> Callable[[np.ndarray], 
     return table[convention]
 
 
-def _track_set(key: str, arrays: Mapping[str, np.ndarray], length: int) -> TrackSet:
+def track_set(key: str, arrays: Mapping[str, np.ndarray], length: int) -> TrackSet:
     check_shapes(key, arrays["tracks"], arrays["visible"], length, (2, 3))
     height, width = (int(v) for v in arrays["size"])
     convert = _converter(key, str(arrays["convention"]), (height, width))
