@@ -18,7 +18,7 @@ from t2p.tracking.layouts import LAYOUTS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; options of the source's reader follow as --source.NAME=VALUE."""
     add = parser.add_argument
-    add("--input", required=True, help="videos, frames, clip table, RLDS, LeRobot ... or a t2p dataset")
+    add("--input", default="", help="videos, frames, clip table, RLDS, LeRobot ... or a t2p dataset")
     add("--out", required=True, help="the dataset; the same as --input adds a track set to it in place")
     add("--tracker", default="dis", choices=sorted(TRACKERS))
     add("--layout", default="atm", choices=sorted(LAYOUTS), help="where the query points are")
@@ -62,9 +62,11 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
 
 def make_job(args: argparse.Namespace, options: dict[str, Any]) -> Job:
     """The job that the arguments describe."""
-    adds = args.source == "auto" and (epath.Path(args.input) / "manifest.json").exists()
-    if not is_remote(args.input) and not epath.Path(args.input).exists():
+    if not args.input and args.source != "synthetic":
+        raise UserError("name the videos with --input PATH")
+    if args.input and not is_remote(args.input) and not epath.Path(args.input).exists():
         raise UserError(f"--input {args.input} does not exist")
+    adds = args.source == "auto" and (epath.Path(args.input) / "manifest.json").exists()
     tracker = {key: getattr(args, key) for key in ("weights", "online", "checkout", "model", "gaps", "short_side")}
     tracker["folder"] = args.tracks
     return Job(

@@ -11,7 +11,8 @@ from typing import Any
 from etils import epath
 
 from t2p.data.codec import ImageCodec
-from t2p.data.manifest import finish
+from t2p.data.manifest import FILE as MANIFEST
+from t2p.data.manifest import finish, read_manifest
 from t2p.data.records import check_episode
 from t2p.data.sources import Source, SourceError
 from t2p.data.store import shard_done, write_shard
@@ -157,6 +158,11 @@ def _problem(episode: Episode) -> str:
 
 
 def _all_shards(directory: PathLike) -> dict[str, int]:
-    """{split: shards} of everything that is being imported into a directory."""
-    plans = (p for p in epath.Path(directory).iterdir() if p.name.startswith("import-") and p.name.endswith(".json"))
-    return {p.name.removeprefix("import-").removesuffix(".json"): read_json(p)["shards"] for p in plans}
+    """{split: shards} of a directory: those that its manifest has, and everything that is being imported."""
+    folder = epath.Path(directory)
+    whole = {}
+    if (folder / MANIFEST).exists():
+        whole = {split: len(facts["shards"]) for split, facts in read_manifest(directory)["splits"].items()}
+    plans = (p for p in folder.iterdir() if p.name.startswith("import-") and p.name.endswith(".json"))
+    imported = {p.name.removeprefix("import-").removesuffix(".json"): read_json(p)["shards"] for p in plans}
+    return {**whole, **imported}

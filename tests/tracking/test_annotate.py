@@ -253,3 +253,12 @@ def test_ray_is_named_when_missing(clips, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"t2p\[ray\]"):
         run(job(clips, tmp_path / "out"), engine="ray")
+
+
+def test_another_split_is_imported_beside_an_annotated_one(tmp_path):
+    synthetic = ["--source.count=2", "--source.num_frames=4", "--source.grid=3", "--source.num_points=4"]
+    out = str(tmp_path / "out")
+    assert main(["annotate", "--source", "synthetic", "--out", out, "--tracker", "lk", *synthetic]) == 0
+    held_out = ["--split", "val", "--source.split=val"]
+    assert main(["data", "import", "--source", "synthetic", "--out", out, *held_out, *synthetic]) == 0
+    assert len(Dataset(out, "train").infos) == len(Dataset(out, "val").infos) == 2
