@@ -32,7 +32,7 @@ def masked_losses(stage: Stage) -> Callable[[Variables, Batch, jax.Array], tuple
     @jax.jit
     def losses(variables: Variables, batch: Batch, rng: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         loss, extra = stage.loss(variables, batch, rng, False)
-        rows = jnp.sum(batch.mask).astype(jnp.float32)
+        rows = jnp.asarray(batch.mask).sum(dtype=jnp.float32)
         values = {**extra["metrics"], "loss": loss}
         return {k: jnp.where(rows > 0, v * rows, 0.0) for k, v in values.items()}, rows
 

@@ -41,7 +41,8 @@ class Log:
     def __init__(self, workdir: PathLike, config: ml_collections.ConfigDict, start: int):
         self._writes = jax.process_index() == 0
         self._path = epath.Path(workdir) / "metrics.jsonl"
-        self._board = self._wandb = None
+        self._board: Any = None
+        self._wandb: Any = None
         self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=not self._writes, mininterval=1.0)
         if not self._writes:
             return
@@ -106,6 +107,11 @@ class Pending:
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         self._entries.append((step, metrics))
+
+    def keep_pace(self) -> None:
+        """Waits for the last step but one: one step runs, one is queued, and no more batches pile up on the devices."""
+        if len(self._entries) > 1:
+            jax.block_until_ready(self._entries[-2][1])
 
     def running(self) -> Any:
         """The last step's metrics: ready when the devices have nothing left to do."""

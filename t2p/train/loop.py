@@ -114,6 +114,7 @@ class _Run:
     meta: dict[str, Any]
 
     def next_batch(self) -> Any:
+        self.pending.keep_pace()
         before = self.feed.waited
         item = self.feed.next(self.pending.running())
         self.goodput.add("data", self.feed.waited - before)

@@ -41,10 +41,11 @@ def begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, A
 def _restore(
     plan: Plan, checkpoints: Checkpoints, step: int, fresh: dict[str, Any]
 ) -> tuple[TrainState, dict[str, Any]]:
+    error: DamagedCheckpoint | None = None
     try:
-        state, saved, error = *_read(plan, checkpoints, step), None
+        state, saved = _read(plan, checkpoints, step)
     except DamagedCheckpoint as e:
-        state, saved, error = None, {}, e
+        error = e
     if jax.process_count() > 1:
         whole = multihost_utils.process_allgather(np.array(error is None)).all()
         if not whole and error is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -51,7 +50,8 @@ def rows_of_process(mesh: Mesh, batch_size: int) -> tuple[int, int] | None:
 
     Processes that differ in the tensor axis alone hold the same rows. None if the rows are no such run."""
     sharding = NamedSharding(mesh, BATCH)
-    spans = {s[0].indices(batch_size)[:2] for s in sharding.addressable_devices_indices_map((batch_size,)).values()}
+    held = sharding.addressable_devices_indices_map((batch_size,)).values()
+    spans = {index[0].indices(batch_size)[:2] for index in held if index is not None}
     start, stop = min(s for s, _ in spans), max(e for _, e in spans)
     size = stop - start
     whole = sum(e - s for s, e in spans) == size
@@ -107,13 +107,14 @@ def tree_shardings(tree: Mapping[str, Any], mesh: Mesh, config: ml_collections.C
 
 
 def state_shardings(
-    shapes: TrainState,
+    shapes: Any,
     optimizer: optax.GradientTransformation,
     held: frozenset[str],
     mesh: Mesh,
     config: ml_collections.ConfigDict,
-) -> TrainState:
-    """Shardings of a whole state: optimiser moments and averages lie where their parameters do."""
+) -> Any:
+    """A TrainState of shardings for a TrainState of shapes: optimiser moments and averages lie where their parameters
+    do."""
     check_rules("sharding", [r[0] for r in config.sharding], list(flatten(shapes.params)))
     everywhere = NamedSharding(mesh, PartitionSpec())
     params = tree_shardings(shapes.params, mesh, config)
@@ -124,8 +125,7 @@ def state_shardings(
         split(params, held)[0],
         transform_non_params=lambda _: everywhere,
     )
-    return replace(
-        shapes,
+    return shapes.replace(
         step=everywhere,
         params=params,
         batch_stats=jax.tree.map(lambda _: everywhere, shapes.batch_stats),
