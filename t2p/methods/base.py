@@ -28,9 +28,7 @@ class Stage(Protocol):
         """Fresh variables; only shapes of `batch` matter."""
         ...
 
-    def loss(
-        self, variables: Variables, batch: Batch, rng: jax.Array, train: bool
-    ) -> tuple[jax.Array, dict[str, Any]]:
+    def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
         """-> (scalar loss, {"metrics": {name: scalar}, "batch_stats": updated statistics or {}}).
 
         Loss and metrics are means over the rows where batch.mask is True (all rows without a mask)."""
