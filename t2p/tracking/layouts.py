@@ -95,14 +95,17 @@ class Amplify:
         return clip.tracker.track(clip.features, queries, (start, start + self.horizon))
 
 
+ATM_SIDE = 128  # pixels of the videos that ATM tracks: its threshold is in these
+
+
 @dataclass(frozen=True)
 class Atm:
     """ATM's two passes: 98 grid points and `random` random ones, of which those that move are tracked again.
 
     Each query has its own uniformly random frame. First pass: a point is kept if the variance of its position
-    over the whole clip, var_t(x) + var_t(y) in square pixels (unbiased), exceeds the set's threshold (grid 0,
-    random 10). Second pass: the kept queries, repeated in order to the set's size, with Gaussian noise of
-    0.05 image heights on x and y, are tracked again; that is the result, grid points first, not clipped.
+    over the whole clip, var_t(x) + var_t(y) (unbiased), exceeds the set's threshold (grid 0, random 10), in
+    square pixels of a video whose short side is 128, as ATM's is. Second pass: the kept queries, repeated in
+    order to the set's size, with Gaussian noise of 0.05 image heights on x and y, are tracked again; that is the result, grid points first, not clipped.
     Where no point of a set is kept (a still clip; the release stops there), all of its queries are.
     """
 
@@ -116,7 +119,7 @@ class Atm:
         grid = self._with_times(_atm_grid(clip.size), clip.length, rng)
         random = self._with_times(_random_pixels(self.random, clip.size, rng), clip.length, rng)
         first = clip.tracker.track(clip.features, np.concatenate([grid, random]))
-        moved = position_variance(first.points, clip.size)
+        moved = position_variance(first.points, clip.size) * (ATM_SIDE / min(clip.size)) ** 2
         second = [
             self._again(grid, moved[: len(grid)] > self.grid_threshold, clip.size, rng),
             self._again(random, moved[len(grid) :] > self.random_threshold, clip.size, rng),

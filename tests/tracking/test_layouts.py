@@ -127,6 +127,17 @@ def test_atm_thresholds_are_ten_square_pixels_and_nothing():
     np.testing.assert_array_equal(second[:98, 0], np.resize(kept_grid[:, 0], 98))
 
 
+def test_atm_keeps_the_same_points_at_any_resolution():
+    speeds = 0.007 * np.array([64, 128, 256])  # variance 1.8, 7.4 and 29 px^2: between 10 and 10 only when scaled
+    assert (speeds**2 * 9.17 > 10).tolist() == [False, False, True]
+    for size in ((64, 64), (256, 256)):
+        fake = Fake(lambda x: np.where(x > 0.9, 0.02, np.where(x > 0.5, 0.007, 0.0)))
+        Atm(random=200).annotate(Clip(fake, np.zeros((10, *size, 3), np.uint8), 10, size), clip_rng("a", "front", 0))
+        (first, _), (second, _) = fake.asked
+        fast = first[98:][first[98:, 1] > 0.9]
+        np.testing.assert_array_equal(second[98:, 0], np.resize(fast[:, 0], 200))
+
+
 def test_atm_of_a_still_video_or_a_single_frame_keeps_all_queries():
     for length in (10, 1):
         fake = Fake()
