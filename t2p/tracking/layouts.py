@@ -106,8 +106,8 @@ class Atm:
     over the whole clip, var_t(x) + var_t(y) (unbiased), exceeds the set's threshold (grid 0, random 10), in
     square pixels of a video whose short side is 128, as ATM's is. Second pass: the kept queries, repeated in
     order to the set's size, with Gaussian noise of 0.05 image heights on x and y, are tracked again; that is the
-    result, grid points first, not clipped. Where no point of a set is kept (a still clip; the release stops there), all of its
-    queries are.
+    result, grid points first, not clipped. Where no point of a set is kept (a still clip; the release stops
+    there), all of its queries are.
     """
 
     random: int = 1000
