@@ -47,6 +47,7 @@ def _add_tracker_arguments(add: Any) -> None:
     add("--model", help="cotracker2 or cotracker3_offline")
     add("--gaps", type=int, nargs="+", help="frames that a step of dis may span, such as 1 4")
     add("--short_side", type=int, help="dis: enlarge smaller videos to this side (default 256; less is faster)")
+    add("--threshold", type=float, help="dis: forward-backward error of a visible point, enlarged pixels (default 1)")
     add("--tracks", metavar="DIR", help="tracks made elsewhere: external")
     add("--side", type=int, help="points along a side of the grid: grid, amplify (default 20)")
     add("--horizon", type=int, help="frames of a window: amplify (default 16)")
@@ -67,7 +68,9 @@ def make_job(args: argparse.Namespace, options: dict[str, Any]) -> Job:
     if args.input and not is_remote(args.input) and not epath.Path(args.input).exists():
         raise UserError(f"--input {args.input} does not exist")
     adds = args.source == "auto" and (epath.Path(args.input) / "manifest.json").exists()
-    tracker = {key: getattr(args, key) for key in ("weights", "online", "checkout", "model", "gaps", "short_side")}
+    tracker = {
+        key: getattr(args, key) for key in ("weights", "online", "checkout", "model", "gaps", "short_side", "threshold")
+    }
     tracker["folder"] = args.tracks
     return Job(
         input=args.input,
