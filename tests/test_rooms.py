@@ -28,7 +28,7 @@ ALLOWED = {
     "tracking": JAX_BASE | {"models", "convert", "data"},
     "methods": JAX_BASE | {"models", "diffusion"},
     "checkpoint": JAX_BASE,
-    "train": JAX_BASE | {"methods", "data", "checkpoint", "accelerators", "models"},
+    "train": JAX_BASE | {"methods", "data", "checkpoint", "accelerators"},
     "eval": JAX_BASE | {"methods", "sim", "checkpoint"},
     "parity": ANY,
     "cli": ANY,

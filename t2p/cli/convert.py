@@ -63,7 +63,7 @@ def convert(
     from t2p.convert.registry import CONVERTERS
     from t2p.io import load_arrays
     from t2p.methods.registry import make_stage
-    from t2p.train.plan import describe
+    from t2p.train.plan import describe, window_shapes
 
     if not Path(file).is_file():
         raise UserError(f"{file} does not exist; expected a file of official weights")
@@ -73,7 +73,7 @@ def convert(
     params = to_variables(converter.rows(settings), arrays)
     config = _config(converter, settings, converter.text_width(arrays), text_encoder, text_path, views)
     stage = make_stage(config)
-    batch = _example(stage, tuple(settings["image_size"]), config.text.width)
+    batch = window_shapes(stage.window, tuple(settings["image_size"]), config.text.width, batch_size=1)
     count = _check_shapes(stage, batch, params, file)
     meta = {"config": config.to_dict(), "shapes": describe(batch)}
     checkpoint.export(out, {"params": params, "batch_stats": {}, "frozen": {}}, meta)
@@ -98,24 +98,6 @@ def _configure(stage: str) -> Callable[[ml_collections.ConfigDict], ml_collectio
     from t2p.methods import atm
 
     return {atm.STAGE: atm.configure}[stage]
-
-
-def _example(stage: Stage, size: tuple[int, int], width: int) -> Batch:
-    """The shapes of a batch of one that the stage takes, views aside."""
-    import jax
-    import jax.numpy as jnp
-
-    from t2p.types import ANY_VIEW, Batch, Tracks
-
-    w = stage.window
-    assert w.images is not None and w.tracks is not None and w.track_set is not None
-    steps = w.track_steps or len(w.tracks.offsets)
-    points = jax.ShapeDtypeStruct((1, steps, w.num_points, 2), jnp.float32)
-    visible = jax.ShapeDtypeStruct((1, steps, w.num_points), jnp.bool_)
-    images = jax.ShapeDtypeStruct((1, len(w.images.offsets), *size, 3), jnp.uint8)
-    tracks = Tracks(points, visible, valid=jax.ShapeDtypeStruct((1, steps), jnp.bool_))
-    text = jax.ShapeDtypeStruct((1, width), jnp.float32)
-    return Batch(images={ANY_VIEW: images}, tracks={w.track_set: {ANY_VIEW: tracks}}, text=text)
 
 
 def _check_shapes(stage: Stage, batch: Batch, params: Any, file: str) -> int:

@@ -7,7 +7,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import ml_collections
+
     from t2p.train.plan import Plan
+    from t2p.types import Batch
 
 MIB = 2**20
 
@@ -22,10 +25,23 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     from t2p.cli.config import load_config
     from t2p.train.plan import make_plan
 
-    plan = make_plan(load_config(args.config, rest))
+    config = load_config(args.config, rest)
+    plan = make_plan(config, _without_data(config))
     with jax.set_mesh(plan.mesh):
         print(report(plan))
     return 0
+
+
+def _without_data(config: ml_collections.ConfigDict) -> Batch | None:
+    """The shapes of a batch where the config names sources but no path yet; None where the data is to tell."""
+    from t2p.methods.registry import make_stage
+    from t2p.train.plan import window_shapes
+
+    paths = [source.path for source in config.data.sources.values()]
+    if not paths or any(paths) or "image_size" not in config.model:
+        return None
+    size = tuple(config.model.image_size)
+    return window_shapes(make_stage(config).window, size, config.text.width, config.batch_size)
 
 
 def report(plan: Plan) -> str:

@@ -29,7 +29,7 @@ from t2p.train.optimizer import make_optimizer
 from t2p.train.sharding import BATCH, check_batch, make_mesh, rows_of_process, state_shardings, with_shardings
 from t2p.train.state import TrainState, flatten, initial_state
 from t2p.train.step import TrainStep
-from t2p.types import Batch
+from t2p.types import ANY_VIEW, Batch, Tracks, WindowSpec
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Plan:
         kinds = Counter(d.device_kind for d in jax.devices())
         devices = ", ".join(f"{n} x {kind}" for kind, n in kinds.items())
         mesh = " ".join(f"{a}={s}" for a, s in self.mesh.shape.items())
-        attention = getattr(getattr(self.stage, "model", None), "implementation", "")
+        attention = _attention(getattr(self.stage, "model", None))
         computes = self.config.dtype + (f", attention {attention}" if attention else "")
         return f"{jax.default_backend()}: {devices} in {jax.process_count()} process(es), mesh {mesh}; {computes}"
 
@@ -126,8 +126,18 @@ def _initial(stage: Stage, step: TrainStep, example: Batch) -> Any:
     return partial(initial_state, stage, step.optimizer, step.held, step.ema > 0.0, example, step.seed)
 
 
-def make_plan(config: ml_collections.ConfigDict) -> Plan:
-    """Checks the config against data and devices and works out shapes and shardings; allocates nothing large."""
+def _attention(model: Any) -> str:
+    """The implementation that runs: dropout on the attention's weights is only in "matmul" (t2p.models.layers)."""
+    chosen = getattr(model, "implementation", "")
+    falls_back = chosen not in ("", "matmul") and getattr(model, "attention_dropout", 0.0) > 0.0
+    return f"{chosen} (matmul in training: attention dropout is on)" if falls_back else chosen
+
+
+def make_plan(config: ml_collections.ConfigDict, example: Batch | None = None) -> Plan:
+    """Checks the config against data and devices and works out shapes and shardings; allocates nothing large.
+
+    example: shapes of a global batch (see window_shapes), for a plan that never trains: no data is read, no
+    sentence embedded."""
     check_accelerator(config.accelerator)
     for name in ("steps", "eval.every", "checkpoint.every", "log.every"):
         if (value := _get(config, name)) < 1:
@@ -137,8 +147,8 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
     block = rows_of_process(mesh, config.batch_size)
     assert block is not None, "make_mesh gives every process one run of rows"
     stage = make_stage(config)
-    text = _embed(config) if stage.window.text else None
-    example = _example(config, stage, text)
+    text = _embed(config) if stage.window.text and example is None else None
+    example = example or _example(config, stage, text)
     variables = jax.eval_shape(lambda: stage.init(jax.random.key(0), _zeros(example)))
     held = held_paths(config, variables["params"], variables.get("frozen", {}))
     optimizer, schedule = make_optimizer(config)
@@ -185,6 +195,24 @@ def _example(config: ml_collections.ConfigDict, stage: Stage, text: Mapping[str,
         return jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
 
     return jax.tree.map(shape, pipeline.example_batch(config.data, stage.window, 2, text))
+
+
+def window_shapes(window: WindowSpec, image_size: tuple[int, int], text_width: int, batch_size: int) -> Batch:
+    """The images, 2-D tracks and text of a batch of `window`, as ShapeDtypeStructs, without any data."""
+
+    def shape(*sizes: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, *sizes), dtype)
+
+    views = (ANY_VIEW,) if window.one_view else window.views
+    images, tracks = {}, {}
+    if window.images is not None:
+        images = {v: shape(len(window.images.offsets), *image_size, 3, dtype=jnp.uint8) for v in views}
+    if window.tracks is not None and window.track_set is not None and window.num_points is not None:
+        steps, points = window.track_steps or len(window.tracks.offsets), window.num_points
+        visible, valid = shape(steps, points, dtype=jnp.bool_), shape(steps, dtype=jnp.bool_)
+        one = Tracks(shape(steps, points, 2), visible, valid=valid)
+        tracks = {window.track_set: dict.fromkeys(views, one)}
+    return Batch(images=images, tracks=tracks, text=shape(text_width) if window.text else None)
 
 
 def _zeros(example: Batch) -> Batch:

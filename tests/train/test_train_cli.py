@@ -5,13 +5,16 @@ from __future__ import annotations
 import signal
 
 import pytest
+from train_atm import CONFIG as ATM
 
 from t2p import accelerators
 from t2p.cli.config import load_config
 from t2p.cli.main import main
 from t2p.cli.train import parse_seeds
 from t2p.io import UserError
+from t2p.methods.registry import make_stage
 from t2p.train.distributed import initialize, looks_like_cluster
+from t2p.train.plan import make_plan, window_shapes
 
 CONFIG = """
 from train_fakes import fake_config
@@ -109,6 +112,20 @@ def test_inspect_prints_parameters_memory_and_flops(config_file, capsys, tmp_pat
     assert "training state: 0.0 MiB on each device" in said and "train step: 0." in said
     assert "FLOPs: 960 an example, 1.536e+04 a step, 3.072e+04 in all" in said
     assert [p.name for p in tmp_path.iterdir() if p.name != "__pycache__"] == ["config.py"]
+
+
+def test_inspect_needs_neither_data_nor_text_encoder(capsys):
+    assert main(["inspect", "--config", f"{ATM}:paper", "--config.model.depth=1", "--config.batch_size=8"]) == 0
+    said = capsys.readouterr().out
+    assert "text/layer_0/kernel" in said and "768x384" in said and "train step: " in said
+
+
+def test_first_line_says_which_attention_runs():
+    config = load_config(f"{ATM}:paper", ["--config.attention=xla"])
+    shapes = window_shapes(make_stage(config).window, (128, 128), 768, config.batch_size)
+    assert "attention xla (matmul in training: attention dropout is on)" in make_plan(config, shapes).first_line()
+    config = load_config(f"{ATM}:paper", ["--config.attention=xla", "--config.model.attention_dropout=0.0"])
+    assert make_plan(config, shapes).first_line().endswith("bfloat16, attention xla")
 
 
 def test_seeds():
