@@ -31,6 +31,7 @@ Tree = Any
 Variables = dict[str, Any]
 
 ITEMS = ("variables", "ema", "optimizer")
+LAYER, STACKED = "block_", "blocks"  # names of a model's layers, apart and under nn.scan
 _PACKAGES = ("t2p", "jax", "flax", "optax", "orbax-checkpoint", "mujoco", "numpy")
 # What Orbax and TensorStore raise for files that are cut off, missing or not what they should be.
 _READ_ERRORS = (ValueError, OSError, KeyError, TypeError)
@@ -327,3 +328,25 @@ def _absolute(path: epath.Path) -> epath.Path:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:300]
+
+
+def match_layers(params: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """The same parameters in the layout of `like`: layers apart (block_0, block_1, ...), or stacked along a leading
+    axis as `blocks`, as nn.scan keeps them. Parameters that have the layout, or no such layers, are left alone."""
+    if STACKED in like and STACKED not in params and f"{LAYER}0" in params:
+        return _stack(params)
+    if f"{LAYER}0" in like and f"{LAYER}0" not in params and STACKED in params:
+        return _unstack(params)
+    return dict(params)
+
+
+def _stack(params: Mapping[str, Any]) -> dict[str, Any]:
+    names = sorted((n for n in params if n.startswith(LAYER)), key=lambda n: int(n[len(LAYER) :]))
+    layers = jax.tree.map(lambda *x: np.stack([np.asarray(one) for one in x]), *(params[n] for n in names))
+    return {**{n: v for n, v in params.items() if n not in names}, STACKED: layers}
+
+
+def _unstack(params: Mapping[str, Any]) -> dict[str, Any]:
+    depth = len(jax.tree.leaves(params[STACKED])[0])
+    layers = {f"{LAYER}{i}": jax.tree.map(lambda x, i=i: x[i], params[STACKED]) for i in range(depth)}
+    return {**{n: v for n, v in params.items() if n != STACKED}, **layers}

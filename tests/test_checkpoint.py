@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t2p import checkpoint
-from t2p.checkpoint import Checkpoints, DamagedCheckpoint
+from t2p.checkpoint import Checkpoints, DamagedCheckpoint, match_layers
 from t2p.io import UserError
 
 META = {"config": {"stage": "x", "checkpoint": {"best": "val/loss", "mode": "max"}}}
@@ -112,3 +112,16 @@ def test_sums_are_of_the_bits():
 
 def jax_tree(x):
     return {k: jnp.asarray(v) for k, v in x.items()} if isinstance(x, dict) else jnp.asarray(x)
+
+
+def test_layers_are_stacked_and_taken_apart():
+    rng = np.random.default_rng(0)
+    layers = {f"block_{i}": {"a": {"kernel": rng.random((2, 3))}, "b": rng.random(4)} for i in range(11)}
+    params = {**layers, "head": np.ones(3)}
+    stacked = match_layers(params, {"blocks": None})
+    assert set(stacked) == {"blocks", "head"}
+    np.testing.assert_array_equal(stacked["blocks"]["b"][10], layers["block_10"]["b"])  # not in order of names
+    back = match_layers(stacked, params)
+    assert set(back) == set(params)
+    np.testing.assert_array_equal(back["block_2"]["a"]["kernel"], layers["block_2"]["a"]["kernel"])
+    assert set(match_layers(params, params)) == set(params)

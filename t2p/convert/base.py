@@ -2,7 +2,7 @@
 
 A row names an official array, the parameter that it becomes ("block_0/mlp/fc1/kernel") and the change of layout
 between them. Gradients go through the same rows, so they can be compared under official names. Parameters are
-those of the unscanned model; `stack_layers` and `unstack_layers` lead from and to the layout under scan.
+those of the unscanned model; t2p.checkpoint.match_layers leads from and to the layout under scan.
 """
 
 from __future__ import annotations
@@ -115,23 +115,6 @@ def to_official(rows: Sequence[Row | Constant], tree: Mapping[str, Any]) -> dict
 def constants(rows: Sequence[Row | Constant]) -> dict[str, np.ndarray]:
     """The official file's arrays that are no parameters."""
     return {r.official: r.value for r in rows if isinstance(r, Constant)}
-
-
-def stack_layers(params: Mapping[str, Any], prefix: str, stacked: str) -> dict[str, Any]:
-    """{prefix}0, {prefix}1, ... -> one entry `stacked` with a leading layer axis, as nn.scan keeps them."""
-    names = sorted((n for n in params if n.startswith(prefix)), key=lambda n: int(n[len(prefix) :]))
-    flat = [flatten_dict(params[n], sep="/") for n in names]
-    layers = {path: np.stack([np.asarray(layer[path]) for layer in flat]) for path in flat[0]}
-    rest = {n: v for n, v in params.items() if n not in names}
-    return {**rest, stacked: unflatten_dict(layers, sep="/")}
-
-
-def unstack_layers(params: Mapping[str, Any], prefix: str, stacked: str) -> dict[str, Any]:
-    """The inverse of `stack_layers`."""
-    flat = flatten_dict(params[stacked], sep="/")
-    depth = len(next(iter(flat.values())))
-    layers = {f"{prefix}{i}": unflatten_dict({p: x[i] for p, x in flat.items()}, sep="/") for i in range(depth)}
-    return {**{n: v for n, v in params.items() if n != stacked}, **layers}
 
 
 def strip_prefix(arrays: Arrays, anchor: str) -> dict[str, np.ndarray]:

@@ -72,10 +72,11 @@ def evaluation_batches(
 ) -> Evaluation:
     """One ordered pass over the rows of all sources (a config's `data.validation`, say), as types.Batch with `mask`.
 
-    The last batch is filled up with repeated rows (mask False); every process gets equally many. batches: that
-    many batches of rows spread evenly over the sources (0: all rows). Points are drawn by a generator keyed by
-    the row alone, an episode's first sentence is taken, nothing is augmented: each pass sees the same. With
-    skip_damaged a row that cannot be read has mask False. Each `iter` starts a pass; `len` is its batches.
+    The last batch is filled up with repeated rows (mask False); every process gets equally many. batches: that many
+    batches of rows spread evenly over the sources (0: all rows). Points are drawn by a generator keyed by the row
+    alone, an episode's first sentence is taken, nothing is augmented: each pass sees the same. With skip_damaged a
+    row that cannot be read has mask False and is counted in Evaluation.skipped. Each `iter` starts a pass; `len` is
+    its batches.
     """
     local = _local_size(batch_size, process_count)
     mixture, table = _open(sources, window, text)
@@ -86,32 +87,38 @@ def evaluation_batches(
 
 
 class Evaluation:
-    """Batches that can be gone through again and again; see evaluation_batches."""
+    """Batches that can be gone through again and again; see evaluation_batches.
+
+    skipped: damaged rows that this process has met in the latest pass."""
 
     def __init__(self, batches: grain.MapDataset, mixture: Mixture, table: np.ndarray | None):
         self._batches, self._mixture, self._table = batches, mixture, table
+        self.skipped = 0
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
+        self.skipped = 0
         reading = iterate(self._batches, workers=0)
         try:
             for arrays in reading:
+                self.skipped += int(arrays["skipped"].sum())
                 yield to_batch(arrays, self._mixture, self._table)
         finally:
             reading.close()
 
 
 class _Masked:
-    """Adds mask: False on the rows that only fill up, and on those that were damaged."""
+    """Adds mask: False on the rows that only fill up, and on those that were damaged, which count once."""
 
     def __init__(self, read: ReadExample, rows: int):
         self.read, self.rows = read, rows
 
     def __call__(self, position: int, key: tuple[int, int]) -> dict[str, Any]:
         example = self.read(position, key)
-        return {**example, "mask": np.bool_(position < self.rows and example["skipped"] == 0)}
+        counts, damaged = position < self.rows, example["skipped"] > 0
+        return {**example, "mask": np.bool_(counts and not damaged), "skipped": np.int64(counts and damaged)}
 
 
 def sentences(data: Mapping[str, Any]) -> list[str]:

@@ -202,7 +202,7 @@ class TrackTransformer(nn.Module):
         return x, seen
 
     def _scan(self, block: Block, x: Array) -> Array:
-        """All layers as one scan; parameters are stacked on a leading axis (convert.base.stack_layers)."""
+        """All layers as one scan; parameters are stacked on a leading axis (see t2p.checkpoint.match_layers)."""
 
         def body(block: Block, x: Array, _: None) -> tuple[Array, None]:
             return block(x)[0], None

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from t2p.io import UserError
 
@@ -39,6 +41,11 @@ def initialize(coordinator: str = "", processes: int = 0, process: int = -1, hea
         )
     jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=heartbeat)
     return True
+
+
+def over_processes(count: int) -> int:
+    """The sum of every process's count; all processes call this."""
+    return int(multihost_utils.process_allgather(np.int64(count)).sum()) if jax.process_count() > 1 else count
 
 
 def looks_like_cluster(environment: Mapping[str, str]) -> bool:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from t2p.methods.base import Stage, Variables
+from t2p.train.distributed import over_processes
 from t2p.types import Batch
 
 
@@ -39,21 +40,26 @@ def masked_losses(stage: Stage) -> Callable[[Variables, Batch, jax.Array], tuple
     return losses
 
 
-def validation(stage: Stage, batches: Callable[[], Any], place: Callable[[Batch], Batch], every: int) -> Eval:
+def validation(
+    stage: Stage, batches: Callable[[], Any], place: Callable[[Batch], Batch], every: int, count_skipped: bool = False
+) -> Eval:
     """The standard evaluation "val": the stage's loss and metrics over one pass of `batches()`, each batch's mean
     weighted by its rows that count. place: local rows to global arrays. The rng is the same for every pass, so
-    that draws in a loss (masks, noise) do not make one checkpoint look better than another."""
+    that draws in a loss (masks, noise) do not make one checkpoint look better than another. count_skipped: also
+    "skipped_examples", the damaged rows that `batches().skipped` counts, of all processes."""
     losses = masked_losses(stage)
 
     def run(variables: Variables, step: int, rng: jax.Array) -> dict[str, float]:
         totals: list[Any] = []
-        for number, batch in enumerate(batches()):
+        passing = batches()
+        for number, batch in enumerate(passing):
             totals.append(losses(variables, place(batch), jax.random.fold_in(rng, number)))
             jax.block_until_ready(totals[max(0, number - 1)])  # at most two batches wait on the devices
         if not totals:
             return {}
         fetched = jax.device_get(totals)
         rows = max(sum(float(r) for _, r in fetched), 1.0)
-        return {k: sum(float(v[k]) for v, _ in fetched) / rows for k in fetched[0][0]}
+        means = {k: sum(float(v[k]) for v, _ in fetched) / rows for k in fetched[0][0]}
+        return {**means, "skipped_examples": float(over_processes(passing.skipped))} if count_skipped else means
 
     return Eval("val", every, run)

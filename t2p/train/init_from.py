@@ -3,8 +3,9 @@
     config.init_from.<name> = {"path": DIR, "rules": ((regex, "load" | "fresh" | "freeze"), ...)}
 
 A name that the stage has among its frozen earlier stages fills variables["frozen"][name]; any other name fills the
-stage's own parameters and BatchNorm statistics. Rules are tried in order against an array's whole path within
-its collection; no rules means that all is loaded. "freeze" loads and holds: no gradient, no optimiser slot.
+stage's own parameters and BatchNorm statistics. Rules are tried in order against an array's whole path within its
+collection; no rules means that all is loaded. "freeze" loads and holds: no gradient, no optimiser slot. Layers that
+the checkpoint keeps apart fill a scanned model (config.scan_layers), and the other way round.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _fill(name: str, entry: Mapping[str, Any], target: Tree, source: Tree) -> tu
     rules, rows, filled = _rules(name, entry), [], {}
     within = [p.split("/", 1)[1] for p in flatten(target)]
     check_rules(f"init_from.{name}.rules", [r[0] for r in rules], within)
-    found = flatten(source)
+    found = flatten({k: checkpoint.match_layers(v, target.get(k, {})) for k, v in source.items()})
     for path, leaf in flatten(target).items():
         action = first_match(rules, path.split("/", 1)[1])
         if action is None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -43,6 +46,7 @@ class Log:
         self._path = epath.Path(workdir) / "metrics.jsonl"
         self._board: Any = None
         self._wandb: Any = None
+        self._closing = ExitStack()
         self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=not self._writes, mininterval=1.0)
         if not self._writes:
             return
@@ -51,10 +55,10 @@ class Log:
             from tensorboardX import SummaryWriter
 
             self._board = SummaryWriter(str(epath.Path(workdir) / "tensorboard"), purge_step=start)
+        elif config.log.tensorboard:
+            say(f"no TensorBoard files in {workdir}, which is not a local folder; metrics.jsonl has the same numbers")
         if config.log.wandb:
-            self._wandb = _wandb().init(
-                project=config.log.wandb, dir=str(workdir), config=config.to_dict(), resume="allow"
-            )
+            self._wandb = _start_wandb(workdir, config, self._closing)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         if not self._writes:
@@ -81,6 +85,19 @@ class Log:
             self._board.close()
         if self._wandb:
             self._wandb.finish()
+        self._closing.close()
+
+
+def _start_wandb(workdir: PathLike, config: ml_collections.ConfigDict, closing: ExitStack) -> Any:
+    """The run that the workdir names in wandb_id, so that a restart goes on with it. Its files are kept in the
+    workdir, or, where that is remote, in a folder that lasts until `closing`."""
+    wandb = _wandb()
+    path = epath.Path(workdir) / "wandb_id"
+    if not path.exists():
+        write_bytes(path, uuid.uuid4().hex[:8].encode())
+    folder = closing.enter_context(tempfile.TemporaryDirectory()) if is_remote(workdir) else str(workdir)
+    settings = {"project": config.log.wandb, "id": path.read_text(), "config": config.to_dict()}
+    return wandb.init(**settings, dir=folder, resume="allow")
 
 
 def _wandb() -> Any:

@@ -19,6 +19,7 @@ from etils import epath
 from t2p.checkpoint import Checkpoints
 from t2p.io import PathLike, UserError, write_json
 from t2p.train.defaults import check_keys
+from t2p.train.distributed import over_processes
 from t2p.train.evals import Eval
 from t2p.train.feed import Feed
 from t2p.train.goodput import Goodput
@@ -38,42 +39,47 @@ def train(config: ml_collections.ConfigDict, workdir: PathLike, evals: Sequence[
     evals run besides the standard validation. Raises UserError for a config that does not fit, NonFinite when a
     metric is NaN or infinite, Preempted after SIGTERM, DamagedCheckpoint when no checkpoint of the workdir is whole."""
     check_keys(config)
-    first = jax.process_index() == 0
-    goodput = Goodput(epath.Path(workdir) / "events.jsonl" if first else None)
+    goodput = Goodput(epath.Path(workdir) / "events.jsonl" if jax.process_index() == 0 else None)
     with goodput.section("init"):
         plan = make_plan(config)
         say(plan.first_line())
-        if first:
-            write_json(epath.Path(workdir) / "config.json", plan.meta()["config"])
         c = config.checkpoint
         checkpoints = Checkpoints(workdir, c.keep, c.best, c.mode)
     try:
-        with jax.set_mesh(plan.mesh):
-            return _train(plan, workdir, (*plan.evals(), *evals), checkpoints, goodput)
+        with jax.set_mesh(plan.mesh), Preemption(checkpoints) as preemption:
+            return _train(plan, workdir, (*plan.evals(), *evals), checkpoints, goodput, preemption)
     finally:
         checkpoints.close()
 
 
 def _train(
-    plan: Plan, workdir: PathLike, evals: Sequence[Eval], checkpoints: Checkpoints, goodput: Goodput
+    plan: Plan,
+    workdir: PathLike,
+    evals: tuple[Eval, ...],
+    checkpoints: Checkpoints,
+    goodput: Goodput,
+    preemption: Preemption,
 ) -> TrainState:
     config = plan.config
     with goodput.section("init"):
-        state, meta = begin(plan, checkpoints)
+        state, meta = begin(plan, checkpoints)  # refuses a workdir of another config: nothing is written before
         start = int(state.step)
+        if jax.process_index() == 0:
+            write_json(epath.Path(workdir) / "config.json", plan.meta()["config"])
         say(f"{table(state)}\n{plan.counts()}")
     if start >= config.steps:
         say(f"{workdir} is already at step {start} of {config.steps}: nothing to do")
         return state
     with goodput.section("compile"):
         train_step = plan.compile()
+    if preemption.requested(start):
+        raise Preempted(start)
     goodput.start(start)
     with (
         Feed(plan.loader(meta["position"]), plan.mesh, config.batch_size) as feed,
         Log(workdir, config, start) as log,
-        Preemption(checkpoints) as preemption,
     ):
-        run = _Run(plan, tuple(evals), checkpoints, goodput, log, feed, Pending(), _speed(plan, start, goodput), meta)
+        run = _Run(plan, evals, checkpoints, goodput, log, feed, Pending(), _speed(plan, start, goodput), meta)
         for step in range(start + 1, config.steps + 1):
             batch, position, skipped = run.next_batch()
             with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
@@ -89,7 +95,7 @@ def _train(
             if stop and step < config.steps:
                 checkpoints.wait()
                 raise Preempted(step)
-        run.finish(config.steps)
+        run.finish(config.steps, skipped, found)
     return state
 
 
@@ -139,24 +145,28 @@ class _Run:
         self.goodput.progress(step)
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Runs the evaluations that are due; {} if none is."""
+        """Runs the evaluations that are due; {} if none is. The steps before them are looked at first, so that the
+        first metric that is not finite is the one that is named."""
         due = [e for e in self.evals if e.due(step, self.plan.config.steps)]
         if not due:
             return {}
+        self.report({}, all_steps=True)
         with self.goodput.section("eval"):
             rng = jax.random.fold_in(jax.random.key(self.plan.config.seed), _EVAL_KEY)
             variables = state.inference_variables
             found = {f"{e.name}/{k}": float(v) for e in due for k, v in e.fn(variables, step, rng).items()}
-        self._check_best(found, step)
+        self._check(found, step)
         self.log.write(step, found)
         say(f"step {step}: " + ", ".join(f"{k} {v:.5g}" for k, v in found.items()))
         return found
 
-    def _check_best(self, found: dict[str, float], step: int) -> None:
+    def _check(self, found: dict[str, float], step: int) -> None:
+        """The validation's metrics and the best checkpoint's must be finite; other evaluations may give NaN."""
         best = self.plan.config.checkpoint.best
         owner = best.partition("/")[0]
-        if best in found and not math.isfinite(found[best]):
-            raise NonFinite(step, best, found[best], self.last_good())
+        for name, value in found.items():
+            if (name == best or name.startswith("val/")) and not math.isfinite(value):
+                raise NonFinite(step, name, value, self.last_good())
         if best not in found and any(k.startswith(f"{owner}/") for k in found):
             raise UserError(f"checkpoint.best is {best!r}; the evaluation gives {', '.join(found)}")
 
@@ -168,10 +178,13 @@ class _Run:
             items = {"variables": variables, "optimizer": state.opt_state, **({"ema": state.ema} if state.ema else {})}
             self.checkpoints.save(step, items, {**self.meta, "position": position}, found)
 
-    def finish(self, step: int) -> None:
+    def finish(self, step: int, skipped: int, found: dict[str, float]) -> None:
         with self.goodput.section("checkpoint"):
             self.checkpoints.wait()
         self.goodput.progress(step)
+        if self.plan.config.data.skip_damaged:
+            count, validation = over_processes(skipped), found.get("val/skipped_examples", 0.0)
+            say(f"skipped as damaged in this run: {count} examples; in the last validation: {validation:.0f}")
         summary = self.goodput.summary(step)
         shares = ", ".join(f"{k.removeprefix('share_')} {v:.0%}" for k, v in summary.items() if k.startswith("share_"))
         say(f"done: step {step}, goodput {summary['goodput']:.0%} ({shares}), {summary['restarts']:.0f} restarts")

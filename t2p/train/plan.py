@@ -93,9 +93,8 @@ class Plan:
             batches=c.eval.batches,
             skip_damaged=c.data.skip_damaged,
         )
-        return (
-            validation(self.stage, batches, partial(to_device, mesh=self.mesh, batch_size=c.batch_size), c.eval.every),
-        )
+        place = partial(to_device, mesh=self.mesh, batch_size=c.batch_size)
+        return (validation(self.stage, batches, place, c.eval.every, c.data.skip_damaged),)
 
     def flops_per_step(self) -> float:
         return self.stage.flops_per_example(self.example) * self.config.batch_size

@@ -15,18 +15,19 @@ EXIT_CODE = 42  # launchers start such a job again
 
 
 class Preempted(Exception):
-    """Training saved its state at `step` after SIGTERM."""
+    """Training stopped after SIGTERM; its state at `step` is saved, or (step 0) there is nothing to save yet."""
 
     def __init__(self, step: int):
-        super().__init__(f"stopped by SIGTERM; saved at step {step}")
+        super().__init__(f"stopped by SIGTERM at step {step}")
         self.step = step
 
 
 class Preemption:
     """Whether to stop after this step: all processes answer alike.
 
-    With jax.distributed the processes agree on a step that is a few ahead; a single process stops at once. (Its
-    handler is installed only in the main thread, where Python allows it.)"""
+    Entered before a run restores and compiles, which take long, so that a signal then is not lost. With
+    jax.distributed the processes agree on a step that is a few ahead; a single process stops at once. (Its handler is
+    installed only in the main thread, where Python allows it.)"""
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints

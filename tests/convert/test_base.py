@@ -11,11 +11,9 @@ from t2p.convert.base import (
     linear,
     permute,
     reshape,
-    stack_layers,
     strip_prefix,
     to_official,
     to_variables,
-    unstack_layers,
 )
 from t2p.io import UserError
 
@@ -65,18 +63,6 @@ def test_parameters_that_do_not_fit_are_refused():
     del params["mlp"]["fc"]["bias"]
     with pytest.raises(UserError, match="mlp/fc/bias"):
         to_official(ROWS, params)
-
-
-def test_stack_and_unstack_layers():
-    rng = np.random.default_rng(0)
-    layers = {f"block_{i}": {"a": {"kernel": rng.random((2, 3))}, "b": rng.random(4)} for i in range(11)}
-    params = {**layers, "head": np.ones(3)}
-    stacked = stack_layers(params, "block_", "blocks")
-    assert set(stacked) == {"blocks", "head"}
-    np.testing.assert_array_equal(stacked["blocks"]["b"][10], layers["block_10"]["b"])  # not in order of names
-    back = unstack_layers(stacked, "block_", "blocks")
-    assert set(back) == set(params)
-    np.testing.assert_array_equal(back["block_2"]["a"]["kernel"], layers["block_2"]["a"]["kernel"])
 
 
 def test_wrappers_before_names_are_taken_off():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t2p.convert.base import stack_layers, unstack_layers
+from t2p.checkpoint import match_layers
 from t2p.io import UserError
 from t2p.models.atm import VARIANTS, TrackTransformer, patchify, unpatchify
 
@@ -127,13 +127,12 @@ def test_scan_and_remat_compute_the_same(small, remat):
     model, params = small
     x = inputs()
     other = TrackTransformer(**SMALL, scan=True, remat=remat)
-    stacked = stack_layers(params, "block_", "blocks")
-    assert jax.tree.map(np.shape, stacked) == jax.tree.map(
-        np.shape, jax.eval_shape(lambda: other.init(jax.random.key(0), **x))["params"]
-    )
+    shapes = jax.eval_shape(lambda: other.init(jax.random.key(0), **x))["params"]
+    stacked = match_layers(params, shapes)
+    assert jax.tree.map(np.shape, stacked) == jax.tree.map(np.shape, shapes)
 
     want = track_gradient(model, params, x)
-    got = unstack_layers(track_gradient(other, stacked, x), "block_", "blocks")
+    got = match_layers(track_gradient(other, stacked, x), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), got, want)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -63,5 +64,9 @@ def test_damaged_records_stop_training_or_are_skipped_and_counted(tmp_path, caps
     assert main([*command]) == 2
     assert "t2p train: shard train-00000" in capsys.readouterr().err
     assert main([*command, "--skip_damaged"]) == 0
-    records = map(json.loads, (tmp_path / "w/metrics.jsonl").read_text().splitlines())
+    records = [json.loads(line) for line in (tmp_path / "w/metrics.jsonl").open()]
     assert max(r.get("train/skipped_examples", 0) for r in records) > 0
+    assert max(r.get("val/skipped_examples", 0) for r in records) > 0
+    assert re.search(
+        r"skipped as damaged in this run: [1-9]\d* examples; in the last validation: [1-9]", capsys.readouterr().out
+    )

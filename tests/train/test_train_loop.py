@@ -6,23 +6,26 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from train_fakes import fake_config, make_fake_stage, numpy_variables, rows
+from train_fakes import FakeStage, fake_config, make_fake_stage, numpy_variables, rows
 
 from t2p import checkpoint
 from t2p.checkpoint import DamagedCheckpoint
 from t2p.io import UserError
 from t2p.train.evals import Eval
 from t2p.train.init_from import initialise
-from t2p.train.logging import NonFinite
+from t2p.train.logging import Log, NonFinite
 from t2p.train.loop import train
-from t2p.train.plan import make_plan
+from t2p.train.plan import Plan, make_plan
 from t2p.train.preemption import Preempted
 from t2p.train.seeds import train_seeds
+from t2p.train.state import TrainState
 
 pytestmark = pytest.mark.usefixtures("fake_data")
 
@@ -51,8 +54,6 @@ def assert_same(a, b):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """(workdir, state) of an undisturbed run."""
-    import sys
-
     import train_fakes
 
     before = sys.modules.get("t2p.data.pipeline")
@@ -84,8 +85,8 @@ def test_stopped_and_crashed_and_resumed_equals_undisturbed(finished, tmp_path, 
     assert_same(again, state)
     assert records(tmp_path, "train/") == records(workdir, "train/")  # losses, and which rows each batch had
     assert records(tmp_path, "val/") == records(workdir, "val/")
-    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["goodput/restarts"] == 2 and last["goodput/lost_steps"] == 1  # step 5 was done and not saved
+    last = [line for line in map(json.loads, (tmp_path / "metrics.jsonl").open()) if "goodput/restarts" in line][-1]
+    assert last["goodput/restarts"] == 2 and last["goodput/lost_steps"] == 2  # 5 and 6 were done and not saved
 
 
 def test_checkpoint_says_what_it_is(finished):
@@ -137,6 +138,39 @@ def test_not_a_number_stops_with_step_metric_and_last_checkpoint(tmp_path):
     assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()] == ["4"]
 
 
+def test_sigterm_before_the_first_step_is_kept(tmp_path, monkeypatch):
+    def compile_under_sigterm(plan):
+        signal.raise_signal(signal.SIGTERM)
+        return compile_step(plan)
+
+    compile_step = Plan.compile
+    monkeypatch.setattr(Plan, "compile", compile_under_sigterm)
+    with pytest.raises(Preempted, match="step 0"):
+        train(config(), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_the_step_is_named_before_the_evaluation_that_follows(tmp_path):
+    c = config(model__explode_at=4, log__every=50, eval__every=6, checkpoint__every=50)
+    with pytest.raises(NonFinite) as e:  # all weights are NaN from step 5 on, and so is the validation at step 6
+        train(c, tmp_path)
+    assert (e.value.step, e.value.metric) == (5, "loss")
+
+
+@pytest.mark.parametrize("best", ["val/loss", "score/x"])
+def test_every_metric_of_the_validation_must_be_finite(best, tmp_path, monkeypatch):
+    def loss(stage, *arguments):
+        value, extra = original(stage, *arguments)
+        training = arguments[-1]
+        return value, {**extra, "metrics": {"odd": jnp.array(0.0 if training else np.inf)}}
+
+    original = FakeStage.loss
+    monkeypatch.setattr(FakeStage, "loss", loss)
+    score = Eval("score", 4, lambda variables, step, rng: {"x": 1.0, "other": np.nan})
+    with pytest.raises(NonFinite, match="val/odd is inf at step 4"):
+        train(config(checkpoint__best=best), tmp_path, [score])
+
+
 def test_best_and_latest_survive_a_restart(tmp_path):
     scores = {2: 3.0, 4: 1.0, 6: 2.0, 8: 5.0}
 
@@ -183,6 +217,18 @@ def test_start_from_a_checkpoint_by_rules(finished, tmp_path):
     assert origins["own"]["path"] == str(finished[0]) and origins["own"]["step"] in (4, 8)
 
 
+@pytest.mark.parametrize("scanned", [False, True])
+def test_layers_apart_fill_a_scanned_model_and_the_other_way_round(scanned, tmp_path):
+    apart = {"block_0": {"w": np.zeros(3, np.float32)}, "block_1": {"w": np.ones(3, np.float32)}}
+    stacked = {"blocks": {"w": np.stack([x["w"] for x in apart.values()])}}
+    source, wanted = (apart, stacked) if scanned else (stacked, apart)
+    checkpoint.export(tmp_path / "from", {"params": source, "batch_stats": {}, "frozen": {}}, {"config": {}})
+    params = jax.tree.map(lambda x: jnp.full(x.shape, 7.0), wanted)
+    state = TrainState(jnp.zeros((), jnp.int32), params, {}, (), {}, {})
+    state, _, _ = initialise(with_rules(config(), tmp_path / "from"), state)
+    jax.tree.map(np.testing.assert_array_equal, state.params, wanted)
+
+
 def test_shapes_must_agree_unless_fresh(finished, tmp_path):
     variables, meta = checkpoint.load(finished[0])
     variables["params"]["head"]["kernel"] = np.zeros((16, 3), np.float32)
@@ -217,9 +263,11 @@ def test_earlier_stage_is_an_argument_that_does_not_change(tmp_path):
     assert meta["metrics"]["val/loss"] > 5  # the earlier stage is part of what is computed
 
 
-def test_a_workdir_of_another_config_is_refused(finished):
+def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
+    before = (finished[0] / "config.json").read_bytes()
     with pytest.raises(UserError, match="another config: the optimiser's state has other arrays"):
         train(config(optimizer__freeze=("head/.*",)), finished[0])
+    assert (finished[0] / "config.json").read_bytes() == before
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
@@ -240,6 +288,45 @@ def test_what_does_not_fit_is_refused(tmp_path):
 def test_first_line_names_platform_devices_and_mesh(finished, capsys, tmp_path):
     plan = make_plan(config())
     assert plan.first_line() == "cpu: 1 x cpu in 1 process(es), mesh data=1 fsdp=1 tensor=1; float32"
+
+
+class FakeWandb:
+    """What is asked of Weights & Biases."""
+
+    def __init__(self):
+        self.runs, self.logged, self.finished = [], [], 0
+
+    def init(self, **settings):
+        assert Path(settings["dir"]).is_dir()
+        self.runs.append(settings)
+        return self
+
+    def log(self, metrics, step):
+        self.logged.append((step, metrics))
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_a_restart_goes_on_with_the_same_wandb_run(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    train(config(steps=2, log__wandb="project"), tmp_path)
+    train(config(steps=3, log__wandb="project"), tmp_path)
+    first, second = fake.runs
+    assert first["id"] == second["id"] == (tmp_path / "wandb_id").read_text()
+    assert (first["project"], first["resume"], first["dir"]) == ("project", "allow", str(tmp_path))
+    assert {s for s, _ in fake.logged} == {1, 2, 3} and "train/loss" in fake.logged[0][1] and fake.finished == 2
+
+
+def test_a_remote_workdir_has_no_tensorboard_and_local_wandb_files(tmp_path, monkeypatch, capsys):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr("t2p.train.logging.is_remote", lambda path: True)
+    with Log(tmp_path, config(log__wandb="project", log__tensorboard=True), 0):
+        assert Path(fake.runs[0]["dir"]) != tmp_path
+    assert not Path(fake.runs[0]["dir"]).exists()
+    assert "no TensorBoard files in" in capsys.readouterr().out and not (tmp_path / "tensorboard").exists()
 
 
 def test_several_seeds_report_their_spread(tmp_path):
