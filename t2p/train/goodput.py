@@ -30,12 +30,12 @@ def read_events(path: epath.Path) -> list[dict[str, Any]]:
 class Goodput:
     """Seconds of this run by section; everything outside the sections is "step".
 
-    events.jsonl gets {"event": "start", "step"} and now and then {"event": "progress", "step", "seconds"}; only the
-    process that writes logs has `path`."""
+    events.jsonl gets {"event": "start", "step", "seconds"} and now and then {"event": "progress", "step",
+    "seconds"}, each with the `time` of day; only the process that writes logs has `path`."""
 
     def __init__(self, path: PathLike | None):
         self._path = epath.Path(path) if path else None
-        self._begin = time.monotonic()
+        self._begin, self._wall = time.monotonic(), time.time()
         self._seconds = dict.fromkeys(SECTIONS, 0.0)
         self._runs = _runs(read_events(self._path)) if self._path else []
         self._start = 0
@@ -59,23 +59,26 @@ class Goodput:
     def start(self, step: int) -> None:
         """Training goes on from `step`."""
         self._start = step
-        self._write({"event": "start", "step": step})
+        self._write({"event": "start", "step": step, "seconds": self.seconds()})
 
     def progress(self, step: int) -> None:
         self._write({"event": "progress", "step": step, "seconds": self.seconds()})
 
     def summary(self, step: int) -> dict[str, float]:
         """{"goodput": share of the job's wall time spent on steps that count, "restarts", "lost_steps", one share per
-        section}; steps that a restart repeats count as lost."""
-        runs = [*self._runs, {"start": self._start, "step": step, "seconds": self.seconds()}]
+        section}; steps that a restart repeats count as lost, and the time from a run's last event to the next run's
+        beginning as "down"."""
+        now = {"start": self._start, "step": step, "seconds": self.seconds(), "begin": self._wall, "end": time.time()}
+        runs = [*self._runs, now]
         totals = {k: sum(r["seconds"].get(k, 0.0) for r in runs) for k in (*SECTIONS, "step", "total")}
-        lost, wasted = 0, 0.0
+        lost, wasted, totals["down"] = 0, 0.0, 0.0
         for run, following in pairwise(runs):
             steps = max(run["step"] - following["start"], 0)
             lost += steps
+            totals["down"] += max(following["begin"] - run["end"], 0.0)
             wasted += run["seconds"].get("step", 0.0) * steps / max(run["step"] - run["start"], 1)
-        total = max(totals["total"], 1e-9)
-        shares = {f"share_{k}": totals[k] / total for k in (*SECTIONS, "step")}
+        total = max(totals["total"] + totals["down"], 1e-9)
+        shares = {f"share_{k}": totals[k] / total for k in (*SECTIONS, "step", "down")}
         goodput = max(totals["step"] - wasted, 0.0) / total
         return {"goodput": goodput, "restarts": float(len(runs) - 1), "lost_steps": float(lost), **shares}
 
@@ -96,11 +99,12 @@ def append(path: epath.Path, text: str) -> None:
 
 
 def _runs(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Earlier runs: where each started, how far it is known to have come, what its time went to."""
+    """Earlier runs: where and when each started, how far it is known to have come, what its time went to."""
     runs: list[dict[str, Any]] = []
     for event in events:
         if event.get("event") == "start":
-            runs.append({"start": event["step"], "step": event["step"], "seconds": {}})
-        elif event.get("event") == "progress" and runs:
-            runs[-1] |= {"step": event["step"], "seconds": event["seconds"]}
+            begin = event["time"] - event["seconds"]["total"]
+            runs.append({"start": event["step"], "begin": begin})
+        if event.get("event") in ("start", "progress") and runs:
+            runs[-1] |= {"step": event["step"], "seconds": event["seconds"], "end": event["time"]}
     return runs

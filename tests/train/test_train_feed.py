@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import jax
@@ -60,21 +61,22 @@ def test_errors_of_the_loader_reach_the_loop(mesh):
             feed.next()
 
 
-def test_goodput_counts_repeated_steps_as_lost(tmp_path):
+def test_goodput_counts_repeated_steps_and_the_time_between_runs_as_lost(tmp_path):
     path = tmp_path / "events.jsonl"
-    path.write_text(
-        '{"event": "start", "step": 0}\n'
-        '{"event": "progress", "step": 10, "seconds": {"step": 20.0, "init": 5.0, "data": 5.0, "total": 30.0}}\n'
-        '{"event": "start", "ste'
-    )
+    begin = time.time() - 40.0
+    first = {"event": "start", "time": begin + 5, "step": 0, "seconds": {"init": 5.0, "total": 5.0}}
+    seconds = {"step": 20.0, "init": 5.0, "data": 5.0, "total": 30.0}
+    last = {"event": "progress", "time": begin + 30, "step": 10, "seconds": seconds}
+    path.write_text(f'{json.dumps(first)}\n{json.dumps(last)}\n{{"event": "start", "ste')
     assert len(read_events(path)) == 2
     goodput = Goodput(path)
     goodput.start(6)
     found = goodput.summary(6)
     assert found["restarts"] == 1 and found["lost_steps"] == 4
-    # 20 s of steps, of which 4 / 10 were for nothing, in 30 s (this run has just begun)
-    assert found["goodput"] == pytest.approx(12 / 30, rel=1e-2)
-    assert found["share_data"] == pytest.approx(5 / 30, rel=1e-2)
+    # 20 s of steps, of which 4 / 10 were for nothing, in 30 s and 10 s until this run, which has just begun
+    assert found["goodput"] == pytest.approx(12 / 40, rel=1e-2)
+    assert found["share_data"] == pytest.approx(5 / 40, rel=1e-2)
+    assert found["share_down"] == pytest.approx(10 / 40, rel=1e-2)
     with goodput.section("eval"):
         time.sleep(0.05)
     seconds = goodput.seconds()
