@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from t2p.io import UserError, write_json
 
@@ -12,6 +13,7 @@ from t2p.io import UserError, write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a training workdir or converted checkpoint")
     parser.add_argument("--which", default="best", help="best (default), latest, or a step")
+    parser.add_argument("--text_path", default="", metavar="DIR", help="the text encoder's directory or file")
     parser.add_argument("--data", metavar="DIR", help="a dataset (default: the validation data of the checkpoint)")
     parser.add_argument("--split", default="val", help="split of --data (default: val)")
     parser.add_argument("--tracks", default="", help="track set of --data to compare with (default: the config's)")
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: list[str]) -> int:
     if rest:
         raise UserError(f"unknown arguments {rest}; t2p eval --help lists what there is")
-    out = Path(args.out or Path(args.checkpoint) / "eval")
+    out = epath.Path(args.out or epath.Path(args.checkpoint) / "eval")
     metrics = evaluate(args, out)
     for who, values in metrics["measures"].items():
         print(f"{who:44s} mse {values['mse (moving)']:9.3f} px²  delta {values['delta (moving)']:.3f}  (moving points)")
@@ -33,27 +35,28 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def evaluate(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+def evaluate(args: argparse.Namespace, out: epath.Path) -> dict[str, Any]:
     """Everything `t2p eval` does; returns what it wrote to metrics.json."""
     from t2p.data.pipeline import evaluation_batches, sentences
     from t2p.eval import report, track_report, tracks
     from t2p.eval.restore import restore
     from t2p.methods import language
 
-    restored = restore(args.checkpoint, int(args.which) if args.which.isdigit() else args.which)
+    restored = restore(args.checkpoint, args.which, args.text_path)
     config, stage = restored.config, restored.stage
     sources = _sources(args, config)
     data = config.data.copy_and_resolve_references()
     data.sources = sources
     text = language.embed(config.text, sentences(data)) if stage.window.text else None
+    history = _has_history(sources, stage.window.track_set)
     batches = evaluation_batches(
         sources,
-        tracks.evaluation_window(stage.window),
+        tracks.evaluation_window(stage.window, history),
         batch_size=args.batch_size,
         text=text,
         batches=args.batches,
     )
-    clips = tracks.gather(stage.window, batches)
+    clips = tracks.gather(stage.window, batches, history=history)
     predicted = tracks.predictions(stage, restored.variables, clips, args.batch_size)
     measures = tracks.measure(clips, predicted)
     where = ", ".join(f"{s.path} ({s.split}, {s.tracks or stage.window.track_set})" for s in sources.values())
@@ -87,3 +90,16 @@ def _sources(args: argparse.Namespace, config: Any) -> Any:
     if not config.data.validation:
         raise UserError("the checkpoint's config has no validation data; name a dataset with --data DIR")
     return config.data.validation
+
+
+def _has_history(sources: Any, track_set: str | None) -> bool:
+    """False if a source's tracks are of layout "window": they start at t and have no steps before it."""
+    from t2p.data.mixture import open_dataset
+
+    layouts = {
+        layout
+        for name, source in sources.items()
+        for info in open_dataset(name, source).infos
+        for layout in info.track_sets.get(source.tracks or track_set, {}).values()
+    }
+    return "window" not in layouts

@@ -13,6 +13,7 @@ from t2p.io import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a training workdir or converted checkpoint")
     parser.add_argument("--which", default="best", help="best (default), latest, or a step")
+    parser.add_argument("--text_path", default="", metavar="DIR", help="the text encoder's directory or file")
     parser.add_argument("image", metavar="IMAGE", help="a picture (PNG, JPEG)")
     parser.add_argument("sentence", metavar="SENTENCE", help='what is to happen, such as "push the red square left"')
     parser.add_argument(
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     if Path(args.out).suffix not in (".png", ".mp4"):
         raise UserError(f"--out is {args.out!r}; expected a file that ends in .png or .mp4")
     picture = read_image(args.image)
-    tracks = predict(args.checkpoint, args.which, picture, args.sentence, points)
+    tracks = predict(args.checkpoint, args.which, picture, args.sentence, points, args.text_path)
     _draw(args.out, picture, tracks)
     moved = np.linalg.norm((tracks[-1] - tracks[0]) * [picture.shape[1], picture.shape[0]], axis=-1)
     print(f"{len(points)} points, {len(tracks)} steps; largest motion {moved.max():.1f} px of {args.image}")
@@ -70,14 +71,16 @@ def read_image(path: str) -> np.ndarray:
         raise UserError(f"cannot read {path} as a picture ({e}); expected a PNG or JPEG file") from None
 
 
-def predict(checkpoint: str, which: str, picture: np.ndarray, sentence: str, points: np.ndarray) -> np.ndarray:
+def predict(
+    checkpoint: str, which: str, picture: np.ndarray, sentence: str, points: np.ndarray, text_path: str = ""
+) -> np.ndarray:
     """-> [T, N, 2]: where the points go, in [0, 1]."""
     from t2p.eval.restore import restore
     from t2p.eval.single import image_batch
     from t2p.eval.tracks import predicted_points
     from t2p.methods import language
 
-    restored = restore(checkpoint, int(which) if which.isdigit() else which)
+    restored = restore(checkpoint, which, text_path)
     text = language.embed(restored.config.text, [sentence])[sentence] if restored.stage.window.text else None
     batch = image_batch(restored, picture, text, points)
     return np.asarray(predicted_points(restored.stage)(restored.variables, batch))[0]

@@ -45,40 +45,69 @@ class Clips:
         return next(iter(self.batch.images.values())).shape[2:4]
 
 
-def evaluation_window(window: WindowSpec) -> WindowSpec:
-    """A stage's window with the two frames before t in front of its tracks, and the pictures of all its steps."""
+def evaluation_window(window: WindowSpec, history: bool = True) -> WindowSpec:
+    """A stage's window with the two frames before t in front of its tracks, and the pictures of all its steps.
+
+    history: False for track sets of layout "window", whose points start at t; tracks resampled in time have none."""
     assert window.tracks is not None and window.images is not None
     steps = window.tracks.offsets
     images = FieldWindow((*window.images.offsets, *steps), window.images.pad)
-    if window.track_steps is not None:  # resampled in time: the frames before t have no place in it
+    if not _has_history(window, history):
         return replace(window, images=images)
     return replace(window, images=images, tracks=replace(window.tracks, offsets=(*HISTORY, *steps)))
 
 
-def gather(window: WindowSpec, batches: Iterable[Batch], samples: int = 8) -> Clips:
-    """Collects the rows of evaluation batches that were cut with `evaluation_window(window)`.
+def _has_history(window: WindowSpec, history: bool) -> bool:
+    return history and window.track_steps is None  # resampled in time, the frames before t have no place
+
+
+def gather(window: WindowSpec, batches: Iterable[Batch], samples: int = 8, history: bool = True) -> Clips:
+    """Collects the rows of evaluation batches that were cut with `evaluation_window(window, history)`.
 
     samples: how many rows, evenly spread, keep the frames of all their steps."""
     assert window.images is not None and window.track_set is not None
     seen = len(window.images.offsets)
     parts: list[Batch] = []
-    films: list[np.ndarray] = []
+    films = Films(2 * samples)
     for batch in batches:
         view = next(iter(batch.images))
         keep = np.ones(len(batch.images[view]), bool) if batch.mask is None else np.asarray(batch.mask)
         batch = jax.tree.map(lambda x, keep=keep: np.asarray(x)[keep], batch.replace(mask=None))
-        films.extend(batch.images[view][:, seen:])
-        parts.append(batch.replace(images={v: x[:, :seen] for v, x in batch.images.items()}))
+        films.add(batch.images[view][:, seen:])
+        parts.append(batch.replace(images={v: x[:, :seen].copy() for v, x in batch.images.items()}))
     if not parts:
         raise UserError("the evaluation data has no examples; expected at least one clip in the split")
     whole = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     (view,) = whole.tracks[window.track_set]
     tracks = whole.tracks[window.track_set][view]
-    before = len(HISTORY) if window.track_steps is None else 0
-    truth, history = _cut(tracks, slice(before, None)), _cut(tracks, slice(0, before)) if before else None
+    before = len(HISTORY) if _has_history(window, history) else 0
+    truth, earlier = _cut(tracks, slice(before, None)), _cut(tracks, slice(0, before)) if before else None
     batch = whole.replace(tracks={window.track_set: {view: truth}})
-    rows = np.unique(np.linspace(0, len(truth.points) - 1, samples).astype(int))
-    return Clips(batch, truth, history, {int(r): films[r] for r in rows})
+    return Clips(batch, truth, earlier, films.chosen(samples))
+
+
+class Films:
+    """Keeps the films of at most `most` evenly spread rows, however many rows there will be."""
+
+    def __init__(self, most: int):
+        self.most, self._rows, self._stride = most, 0, 1
+        self._kept: dict[int, np.ndarray] = {}
+
+    def add(self, films: np.ndarray) -> None:
+        """films: those of the next rows [R, T, H, W, 3]; what is kept is copied."""
+        for film in films:
+            if self._rows % self._stride == 0:
+                self._kept[self._rows] = film.copy()
+            self._rows += 1
+            while len(self._kept) > self.most:
+                self._stride *= 2
+                self._kept = {row: kept for row, kept in self._kept.items() if row % self._stride == 0}
+
+    def chosen(self, count: int) -> dict[int, np.ndarray]:
+        """{row: film} of `count` rows (or all, if there are fewer), evenly spread."""
+        rows = list(self._kept)
+        places = np.unique(np.linspace(0, len(rows) - 1, count).astype(int))
+        return {rows[k]: self._kept[rows[k]] for k in places}
 
 
 def _cut(tracks: Tracks, steps: slice) -> Tracks:

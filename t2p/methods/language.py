@@ -31,7 +31,10 @@ def embed(text: Mapping[str, Any], sentences: Iterable[str]) -> Vectors:
     if encoder not in ENCODERS:
         raise UserError(f"text.encoder is {encoder!r}; expected one of {', '.join(ENCODERS)}")
     if encoder != "hashed" and not text["path"]:
-        raise UserError(f"text.encoder {encoder!r} needs text.path: {_WHAT_PATH[encoder]}")
+        raise UserError(
+            f"text.encoder {encoder!r} needs text.path: {_WHAT_PATH[encoder]}; "
+            "give it with --text_path (t2p eval, predict, convert) or --config.text.path (t2p train)"
+        )
     vectors = ENCODERS[encoder](text["path"], text["width"], distinct) if distinct else {}
     for sentence, vector in vectors.items():
         if vector.shape != (text["width"],):

@@ -63,6 +63,26 @@ def test_window_puts_two_frames_in_front_and_all_pictures_behind() -> None:
     assert resampled.tracks.offsets == WINDOW.tracks.offsets
 
 
+def test_track_sets_without_a_past_are_measured_without_the_velocity_rule() -> None:
+    assert tracks.evaluation_window(WINDOW, history=False).tracks.offsets == WINDOW.tracks.offsets
+    given = batch(right(4))
+    found = given.tracks["exact"][ANY_VIEW]
+    cut = found.replace(points=found.points[:, 2:], visible=found.visible[:, 2:], valid=found.valid[:, 2:])
+    whole = tracks.gather(WINDOW, [given.replace(tracks={"exact": {ANY_VIEW: cut}})], history=False)
+    assert whole.history is None and whole.truth.points.shape[1] == STEPS
+    assert "constant velocity" not in tracks.predictions(Oracle(), {}, whole)
+
+
+def test_few_films_are_kept_evenly_spread_over_all_rows() -> None:
+    films = tracks.Films(6)
+    for start in range(0, 100, 10):
+        films.add(np.arange(start, start + 10)[:, None, None, None, None] * np.ones((1, 2, 1, 1, 3), np.uint8))
+        assert len(films._kept) <= 6
+    chosen = films.chosen(3)
+    assert list(chosen) == [0, 32, 96]
+    assert all((film == row).all() for row, film in chosen.items())
+
+
 def test_rules_know_their_motion() -> None:
     found = clips(right(4))
     np.testing.assert_allclose(tracks.constant_velocity(found), found.truth.points, atol=1e-6)
