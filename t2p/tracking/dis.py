@@ -46,7 +46,8 @@ class Dis(Tracker):
         if not gaps or gaps[0] != 1:
             raise UserError(f"gaps must be whole numbers that include 1, got {list(gaps)}")
         self.gaps, self.threshold, self.short_side = gaps, threshold, short_side
-        self.version = f"1 (OpenCV {cv2.__version__}; gaps {','.join(map(str, gaps))})"
+        settings = f"threshold {threshold:g}; short side {short_side}"
+        self.version = f"1 (OpenCV {cv2.__version__}; gaps {','.join(map(str, gaps))}; {settings})"
 
     def _flow(self) -> Any:
         import cv2

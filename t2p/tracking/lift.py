@@ -43,7 +43,7 @@ class MaskFolder:
 def hide_embodiment(tracks: TrackSet, mask: np.ndarray) -> TrackSet:
     """Marks points on the embodiment invisible: those that start on it at every step, others where they lie on it.
 
-    tracks: space "image"; mask: [T, H, W] bool, or [1, H, W] for all frames.
+    tracks: space "image" or "image_depth"; mask: [T, H, W] bool, or [1, H, W] for all frames.
     """
     length = len(tracks.points)
     mask = np.broadcast_to(_of_length(mask, length, "mask"), (length, *mask.shape[1:]))
@@ -63,7 +63,7 @@ def lift(tracks: TrackSet, depth: np.ndarray, space: Space, camera: Camera | Non
     ends; 0 for a point that never had one), so coordinates stay finite.
     """
     if tracks.space != "image":
-        raise ValueError(f"only tracks of space 'image' can be lifted, these are {tracks.space!r}")
+        raise TrackingError(f"only tracks of space 'image' can be lifted, these are {tracks.space!r}")
     z = _sample(_of_length(depth, len(tracks.points), "depth"), tracks.points, _frames(tracks), fill=np.nan)
     known = tracks.visible & np.isfinite(z)
     z = fill_in_time(np.where(known, z, 0.0), known)
@@ -105,7 +105,8 @@ def _frames(tracks: TrackSet) -> np.ndarray:
 
 
 def _sample(maps: np.ndarray, points: np.ndarray, frames: np.ndarray, fill: float) -> np.ndarray:
-    """maps [T, H, W] at the pixel that holds each point; `fill` outside the frame."""
+    """maps [T, H, W] at the pixel that holds each point (its first two coordinates); `fill` outside the frame."""
+    points = points[..., :2]
     height, width = maps.shape[1:]
     column = np.clip((points[..., 0] * width).astype(int), 0, width - 1)
     row = np.clip((points[..., 1] * height).astype(int), 0, height - 1)

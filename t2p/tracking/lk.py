@@ -33,7 +33,8 @@ class LucasKanade(Tracker):
         import cv2
 
         self.window, self.levels, self.threshold, self.short_side = window, levels, threshold, short_side
-        self.version = f"1 (OpenCV {cv2.__version__}; window {window})"
+        settings = f"window {window}; levels {levels}; threshold {threshold:g}; short side {short_side}"
+        self.version = f"1 (OpenCV {cv2.__version__}; {settings})"
 
     def prepare(self, video: np.ndarray) -> GrayVideo:
         check_video(video)

@@ -112,3 +112,12 @@ def test_folders_of_depth_and_masks(tmp_path):
             source, message = MaskFolder(str(tmp_path)), "does not hold"
         with pytest.raises(TrackingError, match=message):
             (source.mask if isinstance(source, MaskFolder) else source.depth)(episode, view, (2, 2))
+
+
+def test_points_with_depth_are_masked_by_their_place_and_not_lifted_again():
+    lifted = lift(still([[0.25, 0.5], [0.75, 0.5]]), np.full((4, *SIZE), 2.0, np.float32), "image_depth")
+    mask = np.zeros((1, *SIZE), bool)
+    mask[:, :, 30:] = True
+    np.testing.assert_array_equal(hide_embodiment(lifted, mask).visible, [[True, False]] * 4)
+    with pytest.raises(TrackingError, match="image_depth"):
+        lift(lifted, np.ones((4, *SIZE), np.float32), "camera")
