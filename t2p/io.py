@@ -69,6 +69,19 @@ def read_json(path: PathLike) -> Any:
         raise ValueError(f"{path} is not valid JSON ({e}); was its writing cut off?") from e
 
 
+def read_json_lines(path: PathLike) -> list[dict[str, Any]]:
+    """The objects of a log, one per line; lines that were cut off while being written are left out."""
+    found = []
+    for line in epath.Path(path).read_text().splitlines():
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
 def publish(local: PathLike, path: PathLike) -> None:
     """Moves a finished local file to `path` (local or remote) so that it appears there whole."""
     if is_remote(path):

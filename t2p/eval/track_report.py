@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from etils import epath
 from t2p.eval import report
 from t2p.eval.overlay import draw_tracks, write_video
 from t2p.eval.tracks import Clips, verdict
-from t2p.io import PathLike
+from t2p.io import PathLike, read_json_lines
 
 COLUMNS = ("mse (moving)", "ade (moving)", "delta (moving)", "mse (all)", "ade (all)", "delta (all)")
 _LEGEND = (
@@ -69,10 +68,10 @@ def training_curves(workdir: PathLike, names: Sequence[str] = ("train/loss", "va
     path = epath.Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return ""
-    records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    records = read_json_lines(path)
     series = {}
     for name in names:
-        pairs = sorted({r["step"]: r[name] for r in records if name in r}.items())
+        pairs = sorted({r["step"]: r[name] for r in records if r.get(name) is not None}.items())
         if pairs:
             series[name] = ([step for step, _ in pairs], [value for _, value in pairs])
     return report.curves(series, "step", "loss", log=True) if series else ""

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from t2p.eval import report
+from t2p.eval import report, track_report
 
 
 def test_page_needs_no_network_and_escapes_text(tmp_path) -> None:
@@ -24,3 +24,10 @@ def test_page_needs_no_network_and_escapes_text(tmp_path) -> None:
     assert sources and all(s.startswith("data:") for s in sources if not s.startswith("#"))
     assert "<svg" in page
     assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
+
+
+def test_curves_of_a_log_that_was_cut_off(tmp_path):
+    lines = ['{"step": 1, "train/loss": 2.0}', '{"step": 2, "train/loss": null}', '{"step": 3, "train/loss": 1.0}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 4, "tra']))
+    assert "svg" in track_report.training_curves(tmp_path)
+    assert track_report.training_curves(tmp_path / "none") == ""
