@@ -68,6 +68,8 @@ def make_job(args: argparse.Namespace, options: dict[str, Any]) -> Job:
     if args.input and not is_remote(args.input) and not epath.Path(args.input).exists():
         raise UserError(f"--input {args.input} does not exist")
     adds = args.source == "auto" and (epath.Path(args.input) / "manifest.json").exists()
+    if adds and options:
+        raise UserError(f"{args.input} is a t2p dataset, read without --source options; got {', '.join(options)}")
     tracker = {
         key: getattr(args, key) for key in ("weights", "online", "checkout", "model", "gaps", "short_side", "threshold")
     }

@@ -19,6 +19,7 @@ from t2p.tracking.ledger import write_outcome
 
 Progress = Callable[[int, int], None]  # told how many more videos and frames are done
 POLL_SECONDS = 0.5
+_GO_ON = "Finished shards are kept: start again to go on, with fewer --workers or a smaller --size if memory was short"
 
 
 def default_workers(tracker: str) -> int:
@@ -65,10 +66,7 @@ def _run_processes(
                 progress(*_take(counts))
                 yield from (future.result() for future in done)
         except BrokenProcessPool as e:
-            raise UserError(
-                "a worker process died (killed, or out of memory). Finished shards are kept: start again to go on, "
-                "with fewer --workers or a smaller --size if memory was short"
-            ) from e
+            raise UserError(f"a worker process died (killed, or out of memory). {_GO_ON}") from e
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -137,6 +135,8 @@ def run_ray(job: Job, tasks: Sequence[Task], workers: int, progress: Progress) -
         ray.init(log_to_driver=False)
     try:
         yield from _share_out(ray, _actors(ray, job, len(tasks), workers), tasks, progress)
+    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as e:
+        raise UserError(f"a Ray actor died (killed, or out of memory): {e}. {_GO_ON}") from e
     finally:
         if started:
             ray.shutdown()

@@ -223,6 +223,13 @@ def test_a_worker_that_dies_is_named(clips, tmp_path, monkeypatch):
         run(job(clips, tmp_path / "out"), workers=2)
 
 
+def test_options_of_a_reader_are_refused_for_a_dataset(clips, tmp_path, capsys):
+    run(job(clips, tmp_path / "out"))
+    arguments = ["annotate", "--input", str(tmp_path / "out"), "--out", str(tmp_path / "out"), "--tracker", "lk"]
+    assert main([*arguments, "--source.fps=5"]) == 2
+    assert "read without --source options" in capsys.readouterr().err
+
+
 def test_arguments():
     assert cli.source_options(["--source.fps=5", "--source.videos=a/b"]) == {"fps": 5, "videos": "a/b"}
     with pytest.raises(UserError, match="--trakcer"):
