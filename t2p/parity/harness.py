@@ -155,8 +155,10 @@ def compare(name: str, got: Any, want: np.ndarray, allowed: Tolerance) -> Line:
     got = np.asarray(got)
     if got.shape != want.shape:
         return Line(name, np.inf, str(allowed), False, f"shape {got.shape}, expected {want.shape}")
-    if exact and _kind(got) != _kind(want):
+    if (exact or not {got.dtype.kind, want.dtype.kind} <= set("biufcV")) and _kind(got) != _kind(want):
         return Line(name, np.inf, str(allowed), False, f"{got.dtype}, expected {want.dtype}")
+    if got.dtype.kind == "O":
+        return Line(name, np.inf, str(allowed), False, "an array of objects, which cannot be compared")
     if got.dtype.kind not in "biuSU" and not np.isfinite(got).all():
         return Line(name, np.inf, str(allowed), False, f"{int((~np.isfinite(got)).sum())} values are not finite")
     if exact:
@@ -211,6 +213,8 @@ def open_fixture(directory: Path) -> tuple[Fixture, registry.Adapter] | Report:
     name = directory.name
     try:
         meta = read_json(directory / "meta.json") if (directory / "meta.json").is_file() else {}
+        if not isinstance(meta, dict):
+            raise CannotRun(f"{directory}/meta.json holds a {type(meta).__name__}, expected an object")
         name = str(meta.get("fixture", name))
         target = registry.find(name)
         if target is None and "fixture" in meta:

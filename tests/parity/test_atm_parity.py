@@ -51,3 +51,10 @@ def test_weights_that_do_not_fit_are_named(fixture):
     weights = {k: v for k, v in checkpoint.items() if k != "mask_token"}
     with pytest.raises(UserError, match="mask_token"):
         atm.track_transformer(meta, inputs, weights)
+
+
+@pytest.mark.long
+def test_a_wrong_weight_in_any_tensor_is_noticed(shared):
+    opened, adapter = harness.open_fixture(shared / "golden/atm/track_transformer")
+    verdicts = dict(harness.self_test(opened, adapter))
+    assert verdicts and "MISSED" not in verdicts.values()

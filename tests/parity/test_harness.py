@@ -138,6 +138,7 @@ def test_files_in_a_glob_are_skipped_by_name_and_folders_are_searched(fake, caps
     [
         (lambda f: (f / "outputs.npz").unlink(), "no outputs.npz"),
         (lambda f: (f / "outputs.npz").write_bytes(b"PK"), "outputs.npz is not a whole"),
+        (lambda f: (f / "meta.json").write_text("[1]"), "holds a list"),
         (lambda f: (f / "meta.json").write_text("{"), "not valid JSON"),
         (lambda f: (f / "meta.json").write_text('{"fixture": "fake/linear"}'), '"compare"'),
         (lambda f: (f / "meta.json").write_text('{"compare": {"atol": 1}}'), 'no "fixture"'),
@@ -194,6 +195,13 @@ def test_all_forms_of_tolerance():
 def test_comparison(allowed, got, ok):
     line = harness.compare("x", np.array(got), np.array([1.0, 0.0]), harness.Tolerance(**allowed))
     assert line.ok == ok
+
+
+@pytest.mark.parametrize("got", [np.array(["a", "b"]), np.array([None, "b"], object), np.array([1.0, 2.0], object)])
+def test_what_is_no_number_is_not_close(got):
+    assert not harness.compare("x", got, np.array([1.0, 2.0]), harness.Tolerance(atol=1.0)).ok
+    objects = np.array([None, "b"], object)
+    assert not harness.compare("x", objects, objects, harness.Tolerance(atol=1.0)).ok
 
 
 def test_large_integers_compare_exactly():
