@@ -8,6 +8,7 @@ All other columns are kept in the episode's info.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if table.suffix == ".jsonl":
         yield from _json_rows(table, text)
         return
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     if "path" not in (reader.fieldnames or ()):
         raise UserError(f"{table} has no column path; its first line is {text[:80].splitlines()[:1]}")
     for row in reader:

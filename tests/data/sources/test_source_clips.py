@@ -9,6 +9,7 @@ import pytest
 from recordings import clip, grays, pictures
 
 from t2p.data.sources import SourceError, open_source
+from t2p.data.sources.clips import ClipSource
 from t2p.io import UserError
 
 
@@ -93,3 +94,10 @@ def test_broken_clips_are_reported_one_by_one(tmp_path):
     assert "gone.mp4: there is no file" in reasons[1]
     assert "b: a folder of frames has no frame rate: give it in a column recorded_fps" in reasons[2]
     assert len(source.read(source.keys()[0]).frames["front"]) == 10
+
+
+def test_a_quoted_cell_may_hold_line_breaks(tmp_path):
+    table = tmp_path / "clips.csv"
+    table.write_bytes(b'path,text\na.mp4,"push the cup\nto the left"\n')
+    (found,) = ClipSource(table)._clips.values()
+    assert found.text == ("push the cup\nto the left",)
