@@ -46,14 +46,18 @@ def amplify_within(pred: Array, true: Array, pixels: float, height: int) -> Arra
 
 
 def amplify_pixel_accuracy(pred: Array, true: Array, height: int) -> Array:
-    """AMPLIFY's pixel accuracy ("normalized_accuracy"): share of coordinates less than half a pixel off."""
+    """AMPLIFY's pixel accuracy ("normalized_accuracy"): share of coordinates less than half a pixel off.
+
+    Tracks in [-1, 1], a pixel is 2 / height for x and y alike; every step counts, visible or not (AMPLIFY's code,
+    utils/metrics.py)."""
     return amplify_within(pred, true, 0.5, height)
 
 
 def amplify_delta_auc(pred: Array, true: Array, height: int) -> Array:
     """AMPLIFY's Delta_AUC as its code has it: mean of amplify_within over 1..10 pixels.
 
-    Coordinates, not points; strict; the given first step included (the paper's text says otherwise)."""
+    Coordinates, not points; strict; the given first step included (the paper's text says otherwise).
+    Tracks in [-1, 1], a pixel is 2 / height for x and y alike; visibility is not used (utils/metrics.py)."""
     return sum(amplify_within(pred, true, k, height) for k in PIXEL_TOLERANCES) / len(PIXEL_TOLERANCES)
 
 
@@ -75,7 +79,8 @@ def cross_track_l2(pred: Array, true: Array, discount: float | None = None) -> A
 def nonzero_velocity(pred: Array, true: Array) -> dict[str, Array]:
     """Whether velocities are exactly zero, coordinate by coordinate (AMPLIFY).
 
-    pred, true: [..., T, N, 2]; a velocity is the difference of consecutive steps, compared with 0 as floats.
+    pred, true: [..., T, N, 2]; a velocity is the difference of consecutive steps, compared with 0 as floats, in any
+    unit, without a tolerance in pixels; visibility is not used (AMPLIFY's code, utils/metrics.py).
     -> nonzero_pred_percent, nonzero_gt_percent (shares, 0..1), nonzero_pred_accuracy, nonzero_pred_f1 (0 where
     there is no non-zero velocity in either)."""
     _check_same_shape(pred, true)
@@ -92,7 +97,10 @@ def nonzero_velocity(pred: Array, true: Array) -> dict[str, Array]:
 
 
 def amplify_measures(pred: Array, true: Array, height: int) -> dict[str, Array]:
-    """All of the above under AMPLIFY's names. pred, true: [..., T, N, 2] in [-1, 1] of a square image."""
+    """All of the above under AMPLIFY's names. pred, true: [..., T, N, 2] in [-1, 1] of a square image.
+
+    height: of that image; a pixel is 2 / height. All points and steps count, visible or not (AMPLIFY's code,
+    utils/metrics.py)."""
     return {
         "mse": mse(pred, true),
         "l1": l1(pred, true),
