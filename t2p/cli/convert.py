@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,21 +82,16 @@ def convert(
 def _config(
     converter: Converter, settings: dict[str, Any], width: int, encoder: str, path: str, views: list[str] | None
 ) -> ml_collections.ConfigDict:
+    from t2p.methods.registry import CONFIGURE
     from t2p.train.defaults import base_config
 
-    config = _configure(converter.stage)(base_config())
+    config = CONFIGURE[converter.stage](base_config())
     config.model.update(settings)
     config.window.horizon = settings["track_steps"]
     config.text.update({"encoder": encoder, "path": path, "width": width})
     if views:
         config.window.views = tuple(views)
     return config
-
-
-def _configure(stage: str) -> Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]:
-    from t2p.methods import atm
-
-    return {atm.STAGE: atm.configure}[stage]
 
 
 def _check_shapes(stage: Stage, batch: Batch, params: Any, file: str) -> int:

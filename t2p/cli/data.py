@@ -12,9 +12,11 @@ from t2p.io import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the three sub-commands."""
     commands = parser.add_subparsers(dest="what", required=True, metavar="check|show|import")
-    check = commands.add_parser("check", help="read everything and name shard, record and field of each fault")
+    check = commands.add_parser(
+        "check", allow_abbrev=False, help="read everything and name shard, record and field of each fault"
+    )
     check.add_argument("directory", metavar="DIR")
-    show = commands.add_parser("show", help="print contents, cameras and track sets; draw samples")
+    show = commands.add_parser("show", allow_abbrev=False, help="print contents, cameras and track sets; draw samples")
     show.add_argument("directory", metavar="DIR")
     show.add_argument("--out", metavar="FILE.png", help="draw sample frames with their tracks")
     show.add_argument("--split", help="the split to draw (default: the first)")
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_import(
         commands.add_parser(
             "import",
+            allow_abbrev=False,
             help="write recordings of another format as episodes",
             epilog="Options of the source's reader follow as --source.NAME=VALUE; docs/data.md lists them.",
         )

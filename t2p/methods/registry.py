@@ -17,8 +17,20 @@ def _atm_track_transformer(config: ml_collections.ConfigDict) -> Stage:
     return TrackTransformerStage.from_config(config)
 
 
+def _configure_atm_track_transformer(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    from t2p.methods.atm import configure
+
+    return configure(config)
+
+
 STAGES: dict[str, Callable[[ml_collections.ConfigDict], Stage]] = {
     "atm.track_transformer": _atm_track_transformer,
+}
+
+
+# What adds a stage's keys, at their published values, to a base config: for stages that `t2p convert` makes.
+CONFIGURE: dict[str, Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]] = {
+    "atm.track_transformer": _configure_atm_track_transformer,
 }
 
 
