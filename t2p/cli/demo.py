@@ -13,7 +13,8 @@ from t2p.io import UserError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "atm" / "track_transformer.py"
 SIZE = 64  # side of the synthetic clips and of what the `cpu` model sees
-SCENE = {"num_objects": 2, "tempo": 0.6}  # what an optical flow can follow at this size
+# Few, large and slow shapes: what an optical flow can follow at this size.
+SCENE = {"num_objects": 2, "radius": (0.18, 0.22), "tempo": 0.7}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -202,7 +202,8 @@ def _paste(canvas: np.ndarray, patch: np.ndarray, pose: np.ndarray, reach: float
 class SyntheticSource:
     """Clips drawn on demand; clip i of a seed is the same whatever else is drawn.
 
-    count: clips; split: "train" or "val" (see held_out); size: (H, W); num_objects: shapes; resting: probability
+    count: clips; split: "train" or "val" (see held_out); size: (H, W); num_objects: shapes, whose
+    radius is drawn from `radius`, in units of the shorter side; resting: probability
     that a shape after the first is of the colour that rests; tempo: factor on all speeds; bars: static occluders;
     grid: side of the first-frame grid of the track set "exact/grid"; num_points: size of the track set
     "exact/atm" (ATM's layout: random queries at random frames, chosen by how much they move)."""
@@ -213,6 +214,7 @@ class SyntheticSource:
     size: tuple[int, int] = (64, 64)
     num_frames: int = 24
     num_objects: int = 3
+    radius: tuple[float, float] = (0.125, 0.155)
     resting: float = 0.25
     tempo: float = 1.0
     bars: int = 1
@@ -290,7 +292,7 @@ class SyntheticSource:
     def _object(self, facts: dict, plan: dict, extent: tuple, side: int, rng: np.random.Generator) -> Layer:
         cell = np.array([facts["cell"] % 3, facts["cell"] // 3])
         x, y = ((cell + rng.uniform(0.1, 0.9, 2)) / 3 * 0.76 + 0.12) * extent
-        radius = rng.uniform(0.125, 0.155)
+        radius = rng.uniform(*self.radius)
         pose = (float(x), float(y), float(rng.uniform(0, 2 * np.pi)), float(radius))
         rate = pace(facts["shape"], facts["color"], plan["manner"]) * self.tempo
         poses = roll_out(pose, plan["program"], rate, extent, self.num_frames)
