@@ -126,7 +126,7 @@ def test_names_and_options_are_checked(tmp_path):
     assert make_tracker("dis", gaps=[4, 1]).gaps == (1, 4)
     with pytest.raises(UserError, match="expected one of dis, lk, tapir"):
         make_tracker("sift")
-    with pytest.raises(UserError, match="takes gaps; not weights"):
+    with pytest.raises(UserError, match="takes gaps, short_side, threshold; not weights"):
         make_tracker("dis", weights="x")
     with pytest.raises(UserError, match="needs weights"):
         make_tracker("tapir")
