@@ -14,13 +14,13 @@ from t2p.io import UserError
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "atm" / "track_transformer.py"
 SIZE = 64  # side of the synthetic clips and of what the `cpu` model sees
 # Few, large and slow shapes: what an optical flow can follow at this size.
-SCENE = {"num_objects": 2, "radius": (0.18, 0.22), "tempo": 0.7}
+SCENE = {"num_frames": 20, "num_objects": 2, "radius": (0.16, 0.2), "tempo": 0.7}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes; made anew")
     parser.add_argument("--video", action="append", default=[], metavar="FILE", help="a video to use too; repeatable")
-    parser.add_argument("--clips", type=int, default=240, help="synthetic clips to train on (default: 240)")
+    parser.add_argument("--clips", type=int, default=640, help="synthetic clips to train on (default: 640)")
     parser.add_argument("--held_out", type=int, default=48, help="synthetic clips to evaluate on (default: 48)")
 
 
@@ -65,7 +65,7 @@ def commands(args: argparse.Namespace, out: Path, overrides: list[str]) -> Itera
             *("data", "import", "--source", "synthetic", "--out", str(folder), "--split", split),
             *("--codec", "png", *(f"--source.{name}={value}" for name, value in options.items())),
         ]
-    annotate = ["--tracker", "dis", "--short_side", "192", "--threshold", "0.5", "--layout", "atm"]
+    annotate = ["--tracker", "dis", "--short_side", "128", "--threshold", "0.5", "--layout", "atm"]
     yield ["annotate", "--input", str(train), "--out", str(train), *annotate]
     if args.video:
         table = _clip_table(out / "videos.csv", args.video)
