@@ -70,9 +70,9 @@ def read_json(path: PathLike) -> Any:
 
 
 def read_json_lines(path: PathLike) -> list[dict[str, Any]]:
-    """The objects of a log, one per line; lines that were cut off while being written are left out."""
-    found = []
-    for line in epath.Path(path).read_text().splitlines():
+    """The objects of a log, one per line, [] without a file; lines cut off while being written are left out."""
+    file, found = epath.Path(path), []
+    for line in file.read_text().splitlines() if file.exists() else ():
         try:
             value = json.loads(line)
         except json.JSONDecodeError:

@@ -11,20 +11,9 @@ from typing import Any
 
 from etils import epath
 
-from t2p.io import PathLike
+from t2p.io import PathLike, read_json_lines
 
 SECTIONS = ("init", "compile", "data", "checkpoint", "eval")
-
-
-def read_events(path: epath.Path) -> list[dict[str, Any]]:
-    """The log's events; a last line that was cut off is left out."""
-    events = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return events
 
 
 class Goodput:
@@ -37,7 +26,7 @@ class Goodput:
         self._path = epath.Path(path) if path else None
         self._begin, self._wall = time.monotonic(), time.time()
         self._seconds = dict.fromkeys(SECTIONS, 0.0)
-        self._runs = _runs(read_events(self._path)) if self._path else []
+        self._runs = _runs(read_json_lines(self._path)) if self._path else []
         self._start = 0
 
     @contextmanager

@@ -19,8 +19,8 @@ from etils import epath
 from tqdm import tqdm
 
 from t2p import accelerators
-from t2p.io import PathLike, UserError, is_remote, write_bytes
-from t2p.train.goodput import append, read_events
+from t2p.io import PathLike, UserError, is_remote, read_json_lines, write_bytes
+from t2p.train.goodput import append
 
 
 class NonFinite(ArithmeticError):
@@ -111,7 +111,7 @@ def _wandb() -> Any:
 def _forget_after(path: epath.Path, step: int) -> None:
     """Leaves out the lines after `step`, which this run is going to write again."""
     if path.exists():
-        kept = [e for e in read_events(path) if e["step"] <= step]
+        kept = [e for e in read_json_lines(path) if e["step"] <= step]
         write_bytes(path, "".join(json.dumps(e) + "\n" for e in kept).encode())
 
 

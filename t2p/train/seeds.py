@@ -11,9 +11,8 @@ import jax
 import ml_collections
 from etils import epath
 
-from t2p.io import PathLike, write_json
+from t2p.io import PathLike, read_json_lines, write_json
 from t2p.train.evals import Eval
-from t2p.train.goodput import read_events
 from t2p.train.logging import say
 from t2p.train.loop import train
 
@@ -50,6 +49,6 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 def _last(folder: epath.Path) -> dict[str, float]:
     """The newest value of each evaluation metric and of the training loss."""
     found: dict[str, float] = {}
-    for record in read_events(folder / "metrics.jsonl"):
+    for record in read_json_lines(folder / "metrics.jsonl"):
         found |= {k: v for k, v in record.items() if v is not None}
     return {k: v for k, v in found.items() if k == "train/loss" or k.split("/")[0] not in ("train", "goodput", "step")}

@@ -11,9 +11,10 @@ import pytest
 from train_fakes import FakeLoader
 
 from t2p import accelerators
+from t2p.io import read_json_lines
 from t2p.train.defaults import base_config
 from t2p.train.feed import Feed
-from t2p.train.goodput import Goodput, read_events
+from t2p.train.goodput import Goodput
 from t2p.train.logging import Speed
 from t2p.train.sharding import make_mesh
 
@@ -68,7 +69,7 @@ def test_goodput_counts_repeated_steps_and_the_time_between_runs_as_lost(tmp_pat
     seconds = {"step": 20.0, "init": 5.0, "data": 5.0, "total": 30.0}
     last = {"event": "progress", "time": begin + 30, "step": 10, "seconds": seconds}
     path.write_text(f'{json.dumps(first)}\n{json.dumps(last)}\n{{"event": "start", "ste')
-    assert len(read_events(path)) == 2
+    assert len(read_json_lines(path)) == 2
     goodput = Goodput(path)
     goodput.start(6)
     found = goodput.summary(6)
