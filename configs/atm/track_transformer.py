@@ -98,8 +98,8 @@ def _cpu(c: ml_collections.ConfigDict, videos: bool) -> ml_collections.ConfigDic
     the sequence, and no patch is hidden, since with so few steps the model would otherwise hardly use the image."""
     _small(c)
     c.model.update({"dim": 96, "depth": 4, "heads": 4, "head_dim": 24, "patch": 16, "track_patch": 16})
-    c.batch_size, c.steps = 32, 2400
-    c.optimizer.update({"learning_rate": 1.5e-3, "warmup_steps": 200, "final": 1e-5, "weight_decay": 1e-4})
+    c.batch_size, c.steps = 32, 2000
+    c.optimizer.update({"learning_rate": 2e-3, "warmup_steps": 200, "final": 1e-5, "weight_decay": 1e-4})
     c.optimizer.clip_norm = 10.0
     c.loss.update({"image": 0.1, "patch_mask": 0.0, "invisible": 0.0})
     c.eval.update({"every": 400, "batches": 4})

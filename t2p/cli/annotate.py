@@ -48,6 +48,8 @@ def _add_tracker_arguments(add: Any) -> None:
     add("--gaps", type=int, nargs="+", help="frames that a step of dis may span, such as 1 4")
     add("--short_side", type=int, help="dis: enlarge smaller videos to this side (default 256; less is faster)")
     add("--threshold", type=float, help="dis: forward-backward error of a visible point, enlarged pixels (default 1)")
+    lose = "dis: lose points at motion boundaries too: fewer points that a passing shape drags along"
+    add("--motion_boundaries", action="store_true", default=None, help=lose)
     add("--tracks", metavar="DIR", help="tracks made elsewhere: external")
     add("--side", type=int, help="points along a side of the grid: grid, amplify (default 20)")
     add("--horizon", type=int, help="frames of a window: amplify (default 16)")
@@ -70,9 +72,8 @@ def make_job(args: argparse.Namespace, options: dict[str, Any]) -> Job:
     adds = args.source == "auto" and (epath.Path(args.input) / "manifest.json").exists()
     if adds and options:
         raise UserError(f"{args.input} is a t2p dataset, read without --source options; got {', '.join(options)}")
-    tracker = {
-        key: getattr(args, key) for key in ("weights", "online", "checkout", "model", "gaps", "short_side", "threshold")
-    }
+    dis = ("gaps", "short_side", "threshold", "motion_boundaries")
+    tracker = {key: getattr(args, key) for key in ("weights", "online", "checkout", "model", *dis)}
     tracker["folder"] = args.tracks
     return Job(
         input=args.input,

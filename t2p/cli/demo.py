@@ -65,7 +65,8 @@ def commands(args: argparse.Namespace, out: Path, overrides: list[str]) -> Itera
             *("data", "import", "--source", "synthetic", "--out", str(folder), "--split", split),
             *("--codec", "png", *(f"--source.{name}={value}" for name, value in options.items())),
         ]
-    annotate = ["--tracker", "dis", "--short_side", "128", "--threshold", "0.5", "--layout", "atm"]
+    annotate = ["--tracker", "dis", "--short_side", "128", "--threshold", "0.25", "--motion_boundaries"]
+    annotate += ["--layout", "atm"]
     yield ["annotate", "--input", str(train), "--out", str(train), *annotate]
     if args.video:
         table = _clip_table(out / "videos.csv", args.video)

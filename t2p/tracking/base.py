@@ -122,7 +122,7 @@ def _external(options: dict[str, Any]) -> Tracker:
 
 # name -> (factory, the options it takes, those of them it needs)
 TRACKERS: dict[str, tuple[Callable[[dict[str, Any]], Tracker], tuple[str, ...], tuple[str, ...]]] = {
-    "dis": (_dis, ("gaps", "short_side", "threshold"), ()),
+    "dis": (_dis, ("gaps", "short_side", "threshold", "motion_boundaries"), ()),
     "lk": (_lk, (), ()),
     "tapir": (_tapir, ("weights", "online"), ("weights",)),
     "bootstapir": (_bootstapir, ("weights", "online"), ("weights",)),

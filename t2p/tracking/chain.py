@@ -43,8 +43,9 @@ def follow(
     queries [N, 3] (t, x, y in [0, 1]); length: the video's frames; size: (height, width) of the pixels that
     `step` and `threshold` speak of; gaps: how many frames a step may span. Among the consistent steps that
     lead to a frame the one whose chain has the smallest summed forward-backward error is taken; where there is
-    none the point goes on unseen by the shortest step. A point is visible while it lies in the frame and its
-    chain of steps is consistent (error below `threshold`).
+    none the point waits unseen where the shortest step left from: carried on it would join whatever passes over it,
+    and layouts that keep what moves would keep it. A point is visible while it lies in the frame and its chain of
+    steps is consistent (error below `threshold`).
     """
     queries, (start, stop) = check_queries(queries, length, span)
     scale = np.array([size[1], size[0]], np.float64)
@@ -101,6 +102,7 @@ def _extend(
     moved, error = step(source, target, state.points[s, points])
     ok = state.visible[s, points] & (error < limit) & ((moved >= 0) & (moved <= state.scale)).all(-1)
     total = np.where(ok, state.error[s, points] + error, np.inf)
+    moved = np.where(ok[:, None], moved, state.points[s, points])
     take = (total < best[points]) | (shortest & ~ok)
     chosen = points[take]
     state.points[t, chosen] = moved[take]

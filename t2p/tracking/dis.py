@@ -22,9 +22,11 @@ MAX_FLOW_BYTES = 4 << 30  # of one video; more is refused with advice instead of
 
 @dataclass(frozen=True)
 class FlowFields:
-    """flow[s, t] [h, w, 2] float32: where each pixel of frame s went in frame t, in pixels."""
+    """flow[s, t] [h, w, 2] float32: where each pixel of frame s went in frame t, in pixels; edges[s, t] [h, w] bool:
+    its motion boundaries (empty where they are not asked for)."""
 
     flow: dict[tuple[int, int], np.ndarray]
+    edges: dict[tuple[int, int], np.ndarray]
     length: int
     size: tuple[int, int]
 
@@ -35,19 +37,28 @@ class Dis(Tracker):
     gaps: (1,) chains neighbouring frames with the medium preset at full resolution; more gaps, such as (1, 4),
     add flow over longer steps, which drifts less and passes short occlusions, at cheaper settings.
     short_side: smaller videos are enlarged to it. threshold: forward-backward error in (enlarged) pixels.
+    motion_boundaries: lose points on them too (see `motion_boundary`): fewer tracks, and hardly any of a background
+    that a shape drags along; what a model learns from.
     """
 
     name = "dis"
 
-    def __init__(self, gaps: Sequence[int] = (1,), threshold: float = 1.0, short_side: int = 256):
+    def __init__(
+        self,
+        gaps: Sequence[int] = (1,),
+        threshold: float = 1.0,
+        short_side: int = 256,
+        motion_boundaries: bool = False,
+    ):
         import cv2
 
         gaps = tuple(sorted(set(int(gap) for gap in gaps)))
         if not gaps or gaps[0] != 1:
             raise UserError(f"gaps must be whole numbers that include 1, got {list(gaps)}")
         self.gaps, self.threshold, self.short_side = gaps, threshold, short_side
-        settings = f"threshold {threshold:g}; short side {short_side}"
-        self.version = f"1 (OpenCV {cv2.__version__}; gaps {','.join(map(str, gaps))}; {settings})"
+        self.motion_boundaries = motion_boundaries
+        settings = f"threshold {threshold:g}; short side {short_side}" + "; motion boundaries" * motion_boundaries
+        self.version = f"2 (OpenCV {cv2.__version__}; gaps {','.join(map(str, gaps))}; {settings})"
 
     def _flow(self) -> Any:
         import cv2
@@ -75,13 +86,15 @@ class Dis(Tracker):
         for s, t in pairs:
             flow[s, t] = dis.calc(gray[s], gray[t], None)
             flow[t, s] = dis.calc(gray[t], gray[s], None)
-        return FlowFields(flow, len(gray), gray.shape[1:])
+        edges = {pair: motion_boundary(field) for pair, field in flow.items()} if self.motion_boundaries else {}
+        return FlowFields(flow, edges, len(gray), gray.shape[1:])
 
     def track(self, features: FlowFields, queries: np.ndarray, span: Span | None = None) -> Tracks:
         def step(s: int, t: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             moved = points + bilinear(features.flow[s, t], points)
             back = moved + bilinear(features.flow[t, s], moved)
-            return moved, np.linalg.norm(back - points, axis=-1)
+            error = np.linalg.norm(back - points, axis=-1)
+            return moved, np.where(at(features.edges[s, t], points), np.inf, error) if features.edges else error
 
         return follow(
             step,
@@ -92,6 +105,19 @@ class Dis(Tracker):
             gaps=self.gaps,
             threshold=self.threshold,
         )
+
+
+def motion_boundary(flow: np.ndarray) -> np.ndarray:
+    """Where a flow field [h, w, 2] changes abruptly: |grad u|^2 + |grad v|^2 > 0.01 |w|^2 + 0.002 (Sundaram, Brox and
+    Keutzer 2010, section 3). Smoothed flow is wrong on both sides of such an edge. [h, w] bool."""
+    down, across = np.gradient(flow, axis=(0, 1))
+    return (down**2 + across**2).sum(-1) > 0.01 * (flow**2).sum(-1) + 0.002
+
+
+def at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """mask [H, W] at the pixels that hold points [n, 2] (x, y in pixels; the nearest ones outside): [n]."""
+    column, row = np.floor(points).astype(int).T
+    return mask[np.clip(row, 0, mask.shape[0] - 1), np.clip(column, 0, mask.shape[1] - 1)]
 
 
 def bilinear(image: np.ndarray, points: np.ndarray) -> np.ndarray:

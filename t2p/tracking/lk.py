@@ -46,7 +46,7 @@ class LucasKanade(Tracker):
             back, returned = self._carry(features.frames[t], features.frames[s], moved)
             error = np.linalg.norm(back - points, axis=-1)
             ok = found & returned & (error < self.threshold)
-            return np.where(ok[:, None], moved, points), np.where(ok, error, np.inf)  # a lost point is held
+            return moved, np.where(ok, error, np.inf)
 
         return follow(
             step,

@@ -85,9 +85,13 @@ def test_resolve_attention_refuses_what_cannot_run(choice, word):
 def test_dropout_scales_what_it_keeps():
     x = np.full((200, 300), 2.0, np.float32)
     y = np.asarray(layers.dropout(jnp.asarray(x), 0.2, jax.random.key(0)))
-    np.testing.assert_allclose(np.unique(y), [0.0, 2.0 / 0.8], rtol=1e-6)
+    np.testing.assert_allclose(np.unique(y), [0.0, 2.0 * 256 / 205], rtol=1e-6)  # 51 of 256 are dropped
+    np.testing.assert_allclose(y.mean(), 2.0, atol=0.02)
     np.testing.assert_allclose((y == 0).mean(), 0.2, atol=0.01)
     assert layers.dropout(x, 0.0, None) is x
+    for rate in (-0.1, 0.001, 0.999, 1.0):
+        with pytest.raises(ValueError, match="1/256"):
+            layers.dropout(x, rate, jax.random.key(0))
 
 
 def test_dropout_differs_along_every_axis():

@@ -7,7 +7,7 @@ import pytest
 from t2p.io import UserError
 from t2p.tracking import dis as dis_module
 from t2p.tracking.base import TrackingError, make_tracker
-from t2p.tracking.dis import Dis, bilinear
+from t2p.tracking.dis import Dis, bilinear, motion_boundary
 from t2p.tracking.lk import LucasKanade
 from tests.tracking.moving import pixel_errors, shifted, texture, true_points
 
@@ -63,8 +63,36 @@ def test_a_covered_point_is_invisible_and_only_longer_gaps_find_it_again():
     for tracks in (chained, bridged):
         assert tracks.visible[:3, 0].all() and not tracks.visible[3:5, 0].any()
     assert not chained.visible[5:, 0].any()
+    np.testing.assert_array_equal(chained.points[3:, 0], np.repeat(chained.points[2:3, 0], 5, 0))  # waits there
     assert bridged.visible[6:, 0].all()
     np.testing.assert_allclose(bridged.points[7, 0] * [128, 96], [67, 48], atol=0.7)
+
+
+def test_motion_boundaries_are_where_a_flow_jumps_and_not_where_it_turns():
+    y, x = np.mgrid[0:40, 0:60] + 0.5
+    turning = 0.03 * np.stack([20 - y, x - 30], -1)
+    assert not motion_boundary(turning).any()
+    jumping = np.where((x < 25)[..., None], 2.0, 0.0) * np.ones(2)
+    assert np.flatnonzero(motion_boundary(jumping).all(0)).tolist() == [24, 25]
+    assert not motion_boundary(jumping)[:, [*range(24), *range(26, 60)]].any()
+
+
+def dragged(tracker: Dis) -> tuple[float, int]:
+    """A square passes over a still texture: (share of seen background points that move, how many are seen)."""
+    video = np.repeat(texture(1, 96, 128, 8)[None], 8, 0)
+    for t in range(8):
+        video[t, 30:60, 20 + 4 * t : 50 + 4 * t] = texture(2, 30, 30, 5)
+    x, y = np.meshgrid(np.arange(56, 120, 4), np.arange(20, 70, 4))
+    queries = np.stack([np.zeros(x.size), x.ravel() / 128, y.ravel() / 96], -1).astype(np.float32)
+    tracks = tracker.track(tracker.prepare(video), queries)
+    moved = np.linalg.norm((tracks.points - tracks.points[0]) * [128, 96], axis=-1) > 2
+    return (moved & tracks.visible).sum() / tracks.visible.sum(), int(tracks.visible.sum())
+
+
+def test_points_lost_at_motion_boundaries_are_not_dragged_along():
+    (loose, many), (strict, fewer) = dragged(Dis()), dragged(Dis(motion_boundaries=True))
+    assert strict < 0.3 * loose
+    assert many > fewer > 0.6 * many
 
 
 @pytest.mark.parametrize("tracker", [Dis(), LucasKanade()], ids=["dis", "lk"])
@@ -126,7 +154,7 @@ def test_names_and_options_are_checked(tmp_path):
     assert make_tracker("dis", gaps=[4, 1]).gaps == (1, 4)
     with pytest.raises(UserError, match="expected one of dis, lk, tapir"):
         make_tracker("sift")
-    with pytest.raises(UserError, match="takes gaps, short_side, threshold; not weights"):
+    with pytest.raises(UserError, match="takes gaps, short_side, threshold, motion_boundaries; not weights"):
         make_tracker("dis", weights="x")
     with pytest.raises(UserError, match="needs weights"):
         make_tracker("tapir")
