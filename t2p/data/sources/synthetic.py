@@ -237,10 +237,7 @@ class SyntheticSource:
 
     def read(self, key: str) -> Episode:
         """The clip of a key of keys()."""
-        index = int(key.rsplit("-", 1)[1])
-        rng = np.random.default_rng([self.seed, index, int(self.split == "val")])
-        plan = self._plan(rng)
-        scene = self._scene(plan, rng)
+        plan, scene, rng = self._stage(key)
         text = sentence(plan["program"], plan["manner"])
         sets = {
             "exact/grid": _track_set(scene, grid_queries(self.grid)),
@@ -256,6 +253,16 @@ class SyntheticSource:
             task=text,
             info=plan,
         )
+
+    def scene(self, key: str) -> Scene:
+        """What the clip of a key shows, to be drawn and tracked at will."""
+        return self._stage(key)[1]
+
+    def _stage(self, key: str) -> tuple[dict, Scene, np.random.Generator]:
+        """The clip's plan and scene, and its generator as they leave it."""
+        rng = np.random.default_rng([self.seed, int(key.rsplit("-", 1)[1]), int(self.split == "val")])
+        plan = self._plan(rng)
+        return plan, self._scene(plan, rng), rng
 
     def _plan(self, rng: np.random.Generator) -> dict:
         """What the clip shows: {"program", "manner", "background", "objects": [{shape, color, texture, cell}]}."""
