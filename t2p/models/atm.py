@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from t2p.io import UserError
-from t2p.models.layers import Array, Dtype, LayerNorm, Linear, Mlp, attention, dropout, residual, sincos_1d, sincos_2d
+from t2p.models.layers import Array, Dtype, LayerNorm, Linear, Mlp, attention, dropout, sincos_1d, sincos_2d
 
 EPSILON = 1e-5
 
@@ -80,10 +80,10 @@ class Block(nn.Module):
             self.heads, self.head_dim, self.attention_dropout, self.dtype, self.implementation, name="attention"
         )
         a = attend(x)
-        x = residual(x, a)
+        x = x + a
         y = LayerNorm(EPSILON, use_bias=False, name="mlp_norm")(x)
         y = Mlp(4 * x.shape[-1], self.mlp_dropout, self.dtype, name="mlp")(y)
-        x = residual(x, y)
+        x = x + y
         return x, {"attention": a, "mlp": y, "out": x}
 
 

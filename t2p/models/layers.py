@@ -93,12 +93,6 @@ def dropout(x: Array, rate: float, rng: Array | None) -> Array:
     return jnp.where(draws >= np.uint8(dropped), x * (256 / (256 - dropped)), 0.0)
 
 
-def residual(x: Array, branch: Array) -> Array:
-    """x + branch, kept as an array of its own: without the barrier XLA on a CPU fuses the sums of all layers into
-    each reader of the stream and adds them up again there, at a cost that grows with the square of the depth."""
-    return jax.lax.optimization_barrier(x + branch)
-
-
 def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
     limit = 1.0 / math.sqrt(fan_in)
 
