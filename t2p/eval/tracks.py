@@ -69,21 +69,34 @@ def gather(window: WindowSpec, batches: Iterable[Batch], samples: int = 8, histo
     seen = len(window.images.offsets)
     parts: list[Batch] = []
     films = Films(2 * samples)
+    before = len(HISTORY) if _has_history(window, history) else 0
     for batch in batches:
         view = next(iter(batch.images))
         keep = np.ones(len(batch.images[view]), bool) if batch.mask is None else np.asarray(batch.mask)
         batch = jax.tree.map(lambda x, keep=keep: np.asarray(x)[keep], batch.replace(mask=None))
-        films.add(batch.images[view][:, seen:])
+        valid = batch.tracks[window.track_set][view].valid
+        films.add(_hold_last(batch.images[view][:, seen:], None if valid is None else valid[:, before:]))
         parts.append(batch.replace(images={v: x[:, :seen].copy() for v, x in batch.images.items()}))
     if not parts:
         raise UserError("the evaluation data has no examples; expected at least one clip in the split")
     whole = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     (view,) = whole.tracks[window.track_set]
     tracks = whole.tracks[window.track_set][view]
-    before = len(HISTORY) if _has_history(window, history) else 0
     truth, earlier = _cut(tracks, slice(before, None)), _cut(tracks, slice(0, before)) if before else None
     batch = whole.replace(tracks={window.track_set: {view: truth}})
     return Clips(batch, truth, earlier, films.chosen(samples))
+
+
+def _hold_last(films: np.ndarray, valid: Array | None) -> np.ndarray:
+    """films [R, T, H, W, 3] with the last real frame in place of those after it, which a window may fill with zeros.
+
+    valid: [R, S], of the tracks from t on; tracks resampled in time have fewer or more steps than the film."""
+    if valid is None:
+        return films
+    steps = films.shape[1]
+    real = valid[:, np.linspace(0, valid.shape[1] - 1, steps).round().astype(int)]
+    last = np.maximum.accumulate(np.where(real, np.arange(steps), 0), axis=1)
+    return films[np.arange(len(films))[:, None], last]
 
 
 class Films:

@@ -83,6 +83,21 @@ def test_few_films_are_kept_evenly_spread_over_all_rows() -> None:
     assert all((film == row).all() for row, film in chosen.items())
 
 
+@pytest.mark.parametrize("steps", [STEPS, 2 * STEPS])
+def test_films_of_clips_that_end_hold_their_last_frame(steps: int) -> None:
+    given = batch(right(4), rows=1)
+    film = given.images[ANY_VIEW]
+    film[0, 1:] = np.arange(1, STEPS + 1, dtype=np.uint8)[:, None, None, None]
+    film[0, 4:] = 0  # the clip ends after the film's third frame
+    window = WINDOW if steps == STEPS else replace(WINDOW, track_steps=steps)
+    before = 2 if steps == STEPS else 0
+    valid = np.arange(-before, steps)[None] < 0.6 * steps
+    shape = (1, before + steps, POINTS)
+    found = Tracks(np.zeros((*shape, 2), np.float32), np.ones(shape, bool), None, valid)
+    kept = tracks.gather(window, [given.replace(tracks={"exact": {ANY_VIEW: found}})]).frames[0]
+    assert kept[:, 0, 0, 0].tolist() == [1, 2, 3, 3, 3]
+
+
 def test_rules_know_their_motion() -> None:
     found = clips(right(4))
     np.testing.assert_allclose(tracks.constant_velocity(found), found.truth.points, atol=1e-6)
