@@ -117,9 +117,10 @@ def describe(job: Job, summary: Summary) -> str:
     if skipped:
         lines.append(f"skipped videos and reasons: {job.out}/annotation/*/report.json")
     if summary.all_failed:
-        lines.append("no video could be annotated: no dataset was written")
+        lines.append("no video could be annotated: nothing was written; the same command tries them again")
     elif summary.waiting_for:
         lines.append(f"not finished yet, shards are missing of: {', '.join(summary.waiting_for)}")
+        lines.append(f"(to give a job up, remove its folder in {job.out}/annotation)")
     else:
         lines.append(f"{job.out} is complete, track set {job.set_name}")
     return "\n".join(lines)

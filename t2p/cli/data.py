@@ -83,6 +83,8 @@ def _show(args: argparse.Namespace) -> int:
     datasets = {split: Dataset(args.directory, split) for split in splits}
     print(describe(args.directory, datasets))
     if args.out:
+        if args.samples < 1 or not args.out.lower().endswith(".png"):
+            raise UserError(f"--samples {args.samples} --out {args.out}: expected at least one sample and a .png file")
         chosen = args.split or next(iter(datasets), None)
         if chosen not in datasets:
             raise UserError(f"{args.directory} has no split {chosen!r}; it has {', '.join(splits) or 'none'}")

@@ -94,13 +94,15 @@ def _count(keys: Sequence[str], episodes_per_shard: int) -> int:
 def _begin(
     directory: PathLike, split: str, keys: Sequence[str], episodes_per_shard: int, plan: Mapping[str, Any]
 ) -> None:
-    """Notes what is being imported, or makes sure that it is the same as before."""
+    """Notes what is being imported, or makes sure that it is the same as before, or nothing has come of that."""
     path = epath.Path(directory) / f"import-{split}.json"
     digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()
     plan = json.loads(json.dumps({**plan, "keys": digest, "shards": _count(keys, episodes_per_shard)}))
     if not path.exists():
         write_json(path, plan)
     elif (before := read_json(path)) != plan:
+        if not any(shard_done(directory, split, shard) for shard in range(before["shards"])):
+            return write_json(path, plan)
         differing = sorted(k for k in plan if before.get(k) != plan[k])
         raise UserError(
             f"{directory} was begun as another import of split {split} ({', '.join(differing)} differ: {path}); "

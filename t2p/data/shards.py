@@ -80,6 +80,12 @@ def done(directory: PathLike, name: str) -> bool:
     return (epath.Path(directory) / f"{name}.json").exists()
 
 
+def discard(directory: PathLike, name: str) -> None:
+    """Removes a shard: first what makes it count as done."""
+    for suffix in ("json", "array_record"):
+        (epath.Path(directory) / f"{name}.{suffix}").unlink(missing_ok=True)
+
+
 def read_sidecar(directory: PathLike, name: str) -> dict[str, Any]:
     """The sidecar of a finished shard; DamagedRecord when it is missing or not ours."""
     try:

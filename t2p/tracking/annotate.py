@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from t2p.data.codec import ImageCodec
 from t2p.data.records import check_episode
+from t2p.data.shards import tracks_name
 from t2p.data.sources import Source, SourceError, open_source
 from t2p.data.store import Dataset, read_manifest, write_shard, write_track_shard
 from t2p.io import UserError
@@ -102,6 +104,12 @@ def check_job(job: Job) -> None:
         raise UserError(f"space {job.space!r} needs depth maps: --depth DIR")
     if job.depth and job.space == "image":
         raise UserError("depth maps are used for --space image_depth or camera; name one of them")
+    for name, folder in (("--depth", job.depth), ("--masks", job.masks)):
+        if folder and not epath.Path(folder).is_dir():
+            raise UserError(f"{name} {folder} is not a folder")
+    if job.size and min(job.size) < 1:
+        raise UserError(f"--size {job.size[0]} {job.size[1]}: expected height and width in pixels, above 0")
+    tracks_name(job.split or "all", 0, job.set_name)  # refuses other characters
     if job.episodes_per_shard < 1:
         raise UserError(f"a shard needs at least one episode, got {job.episodes_per_shard}")
     if job.adds and job.size:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from t2p.io import UserError
 from t2p.tracking.annotate import Job, Outcome, Task, check_job, plan
 from t2p.tracking.engines import Progress, default_workers, run_local, run_ray
 from t2p.tracking.ledger import Ledger, finish_if_complete
@@ -49,6 +50,8 @@ def annotate(
     run at any time, in any order, on any machine, and the last of them finishes the dataset.
     """
     check_job(job)
+    if workers < 0:
+        raise UserError(f"--workers {workers}: expected a number of processes from 0 (chosen for the tracker) on")
     began = time.monotonic()
     tasks = plan(job)
     ledger = Ledger(job, tasks)
@@ -56,12 +59,22 @@ def annotate(
     missing = set(ledger.pending())
     todo = [task for task in own if task in missing]
     say(_opening(job, own, todo, part))
-    with _bar(todo, quiet) as progress:
-        if todo:
-            _write(job, todo, workers, engine, progress, say)
+    try:
+        with _bar(todo, quiet) as progress:
+            if todo:
+                _write(job, todo, workers, engine, progress, say)
+    except BaseException:
+        ledger.abandon()
+        raise
     outcomes = ledger.outcomes(own)
     report = ledger.report()
-    waiting = finish_if_complete(job) if report["episodes"] else [ledger.folder.name]
+    if report["episodes"]:
+        ledger.keep()
+        waiting = finish_if_complete(job)
+    else:
+        waiting = [ledger.folder.name]
+        if not ledger.pending():
+            ledger.discard()
     return Summary(outcomes, len(todo), len(own), waiting, report, time.monotonic() - began)
 
 

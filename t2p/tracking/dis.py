@@ -55,6 +55,8 @@ class Dis(Tracker):
         gaps = tuple(sorted(set(int(gap) for gap in gaps)))
         if not gaps or gaps[0] != 1:
             raise UserError(f"gaps must be whole numbers that include 1, got {list(gaps)}")
+        if not threshold > 0 or short_side < 1:
+            raise UserError(f"threshold ({threshold:g}) and short_side ({short_side}) must be above 0, in pixels")
         self.gaps, self.threshold, self.short_side = gaps, threshold, short_side
         self.motion_boundaries = motion_boundaries
         settings = f"threshold {threshold:g}; short side {short_side}" + "; motion boundaries" * motion_boundaries

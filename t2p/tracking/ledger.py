@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from t2p.data.shards import shard_files
+from t2p.data.shards import discard, episodes_name, shard_files, tracks_name
 from t2p.data.store import finish, read_manifest
 from t2p.io import PathLike, UserError, read_json, write_json
 from t2p.tracking.annotate import Job, Outcome, Task, digest
@@ -39,15 +39,18 @@ def _shard_files(directory: PathLike) -> dict[str, dict[int, list[str | None]]]:
 
 
 class Ledger:
-    """The record of one job. Opening it writes job.json, or checks that the job is the one recorded there."""
+    """The record of one job. Opening it writes job.json, or checks that the job is the one recorded there; of a job
+    of which no shard is done nothing binds, and the record is written anew."""
 
     def __init__(self, job: Job, tasks: Sequence[Task]):
         self.job, self.tasks = job, list(tasks)
-        splits = sorted({task.split for task in tasks})
         self.folder = job_folder(job)
-        self._open({split: sum(t.split == split for t in tasks) for split in splits})
+        self.keep()
 
-    def _open(self, shards: dict[str, int]) -> None:
+    def keep(self) -> None:
+        """Writes the record, also again if another process of the job failed and took it away."""
+        splits = sorted({task.split for task in self.tasks})
+        shards = {split: sum(t.split == split for t in self.tasks) for split in splits}
         record = {
             "settings": self.job.settings(),
             "set": self.job.set_name,
@@ -57,8 +60,14 @@ class Ledger:
         }
         path = self.folder / "job.json"
         if path.exists():
-            _expect_same(self.job, read_json(path), record)
-            return
+            changed = _changes(read_json(path), record)
+            if not changed:
+                return
+            if len(self.pending()) < len(self.tasks):
+                raise UserError(
+                    f"{self.job.out} was begun with other settings ({'; '.join(changed)}); go on with those, or choose "
+                    f"another --out"
+                )
         self._refuse_foreign(shards)
         write_json(path, record)
 
@@ -82,6 +91,19 @@ class Ledger:
     def _sign(self) -> str | None:
         return self.job.set_name if self.job.adds else None
 
+    def abandon(self) -> None:
+        """Takes the record away if no shard is done, so that nothing waits for a job that cannot begin."""
+        if len(self.pending()) == len(self.tasks):
+            (self.folder / "job.json").unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Undoes a job that gave no tracks at all; report.json, with the reasons, stays."""
+        for task in self.tasks:
+            name = tracks_name(task.split, task.shard, self.job.set_name) if self.job.adds else None
+            discard(self.job.out, name or episodes_name(task.split, task.shard))
+            (self.folder / f"{task.label}.json").unlink(missing_ok=True)
+        (self.folder / "job.json").unlink(missing_ok=True)
+
     def outcomes(self, tasks: Sequence[Task]) -> list[Outcome]:
         """What came of these shards, as far as they are done."""
         paths = [self.folder / f"{task.label}.json" for task in tasks]
@@ -102,15 +124,13 @@ class Ledger:
         return report
 
 
-def _expect_same(job: Job, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """In words, where a job differs from the recorded one."""
     was, now = old["settings"], new["settings"]
     changed = [f"{key}: {was.get(key)!r}, now {now[key]!r}" for key in now if was.get(key) != now[key]]
     if not changed and old["episodes"] != new["episodes"]:
         changed = ["the input holds other episodes than before"]
-    if changed:
-        raise UserError(
-            f"{job.out} was begun with other settings ({'; '.join(changed)}); go on with those, or choose another --out"
-        )
+    return changed
 
 
 def finish_if_complete(job: Job) -> list[str]:

@@ -62,6 +62,18 @@ def test_import_goes_on_where_it_stopped_and_refuses_other_settings(dataset, tmp
     assert "was begun as another import of split train (codec differ" in capsys.readouterr().err
 
 
+def test_an_import_of_which_nothing_came_binds_nobody(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("as if killed")
+
+    with monkeypatch.context() as m:
+        m.setattr(importing, "write_shard", fail)
+        with pytest.raises(RuntimeError):
+            run(*importing_to(tmp_path / "d", "--codec", "jpeg"))
+    assert run(*importing_to(tmp_path / "d", "--codec", "png")) == 0
+    assert read_manifest(tmp_path / "d")["splits"]["train"]["episodes"] == 5
+
+
 def test_check_and_its_exit_codes(dataset, tmp_path, capsys):
     assert run("check", dataset) == 0
     assert "no faults" in capsys.readouterr().out

@@ -19,10 +19,11 @@ from t2p.cli.main import main
 from t2p.data.store import Dataset, read_manifest
 from t2p.io import UserError
 from t2p.tracking import engines
-from t2p.tracking.annotate import Job
+from t2p.tracking.annotate import Job, plan
 from t2p.tracking.batch import annotate
 from t2p.tracking.dis import Dis
 from t2p.tracking.layouts import Clip, Grid, clip_rng
+from t2p.tracking.ledger import Ledger
 from tests.tracking.moving import shifted
 
 FRAMES = 6
@@ -207,10 +208,59 @@ def test_refusals(clips, tmp_path):
         (job(clips, tmp_path / "new", space="camera"), "needs depth"),
         (job(clips, tmp_path / "new", layout="stored"), "external"),
         (job(clips, tmp_path / "new", tracker_options={"gaps": [1]}), "takes no options"),
+        (job(clips, tmp_path / "new", space="camera", depth=str(tmp_path / "nope")), "--depth .*nope is not a folder"),
+        (job(clips, tmp_path / "new", masks=str(tmp_path / "nope")), "--masks .*nope is not a folder"),
+        (job(clips, tmp_path / "new", size=(-4, 32)), "--size -4 32"),
+        (job(clips, tmp_path / "new", name="a b/../c"), "track set 'a b/../c'"),
+        (job(clips, tmp_path / "new", tracker="dis", tracker_options={"threshold": -1.0}), "above 0"),
+        (job(clips, tmp_path / "new", tracker="dis", tracker_options={"short_side": -1}), "above 0"),
     ):
         with pytest.raises(UserError, match=message):
             run(bad)
-    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match="--workers -1"):
+        run(job(clips, tmp_path / "new"), workers=-1)
+    assert not list((tmp_path / "new").rglob("job.json"))
+
+
+def test_a_job_that_cannot_begin_leaves_nothing_that_others_wait_for(clips, tmp_path, capsys):
+    out = tmp_path / "out"
+    run(job(clips, out, tracker="dis"))
+    (tmp_path / "weights.npy").write_bytes(b"no weights")
+    added = ["annotate", "--input", str(out), "--out", str(out)]
+    wrong = ["--tracker", "tapir", "--weights", str(tmp_path / "weights.npy"), "--layout", "grid"]
+    assert main([*added, *wrong]) == 2
+    assert main([*added, "--tracker", "lk", "--layout", "grid"]) == 0
+    assert "is complete, track set lk/grid" in capsys.readouterr().out
+    assert set(read_manifest(out)["splits"]["train"]["track_sets"]) == {"dis/grid", "lk/grid"}
+
+
+def test_a_record_binds_only_once_a_shard_is_done(clips, tmp_path):
+    killed = job(clips, tmp_path / "out", seed=1)
+    Ledger(killed, plan(killed))  # and then -9
+    run(replace(killed, seed=2))
+    with pytest.raises(UserError, match="seed: 2, now 1"):
+        run(killed)
+
+
+def test_a_job_without_any_track_is_tried_again(clips, tmp_path):
+    (tmp_path / "depth").mkdir()
+    lifted = {"space": "image_depth", "depth": str(tmp_path / "depth"), "layout_options": {"side": 2}}
+    run(job(clips, tmp_path / "out"))
+    for work in (
+        job(clips, tmp_path / "new", **lifted),
+        job(tmp_path / "out", tmp_path / "out", source_options={}, adds=True, split="", **lifted),
+    ):
+        assert run(work).all_failed
+    for i in range(5):
+        (tmp_path / f"depth/clip{i}").mkdir()
+        np.save(tmp_path / f"depth/clip{i}/front.npy", np.full((FRAMES, 24, 32), 1.5, np.float32))
+    for work in (
+        job(clips, tmp_path / "new", **lifted),
+        job(tmp_path / "out", tmp_path / "out", source_options={}, adds=True, split="", **lifted),
+    ):
+        summary = run(work)
+        assert (summary.written, summary.report["episodes"], summary.waiting_for) == (3, 5, [])
+        assert "lk/grid-image_depth" in read_manifest(work.out)["splits"]["train"]["track_sets"]
 
 
 def _die(*_):

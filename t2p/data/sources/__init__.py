@@ -64,6 +64,7 @@ def open_source(path: PathLike, kind: str = "auto", **options: Any) -> Source:
     cls = getattr(importlib.import_module(module), name)
     arguments = options if kind == "synthetic" else {"path": path, **options}
     _check_arguments(kind, cls, arguments)
+    _check_values(kind, arguments)
     return cls(**arguments)
 
 
@@ -76,6 +77,22 @@ def _check_arguments(kind: str, cls: type, arguments: dict[str, Any]) -> None:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise UserError(f"a source of kind {kind!r} needs the option {name}; it takes {known}")
+
+
+def _check_values(kind: str, arguments: dict[str, Any]) -> None:
+    """Rates and sizes that the classes share must be positive numbers, counts whole ones."""
+    for name in ("fps", "recorded_fps"):
+        if (rate := arguments.get(name)) is not None and not (_number(rate) and 0 < rate < float("inf")):
+            raise UserError(f"{name} is {rate!r}; expected frames per second, a number above 0")
+    size = arguments.get("size")
+    if size is not None and not (
+        isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
+    ):
+        raise UserError(f"size is {size!r}; expected (height, width) in pixels, whole numbers above 0")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def detect(path: PathLike) -> str:

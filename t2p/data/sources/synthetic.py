@@ -26,6 +26,7 @@ COLORS = {"red": (208, 60, 52), "green": (62, 160, 78), "blue": (58, 98, 206)}
 CELLS = 9  # start positions: a 3 x 3 grid of cells, uniform inside the cell
 MOST_OBJECTS = 5  # more would not always find a start cell that the split allows
 SUPERSAMPLING = 2
+LEAST_SIDE = 16
 
 
 def _star() -> np.ndarray:
@@ -224,6 +225,12 @@ class SyntheticSource:
     def __post_init__(self) -> None:
         if self.split not in ("train", "val"):
             raise UserError(f'split must be "train" or "val"; got "{self.split}"')
+        for name, least in (("count", 1), ("num_frames", 2), ("grid", 1), ("num_points", 1), ("bars", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"{name} is {value!r}; expected a whole number from {least} on")
+        if min(self.size) < LEAST_SIDE:
+            raise UserError(f"size is {self.size}; expected (H, W) of at least {LEAST_SIDE} pixels")
         if not 1 <= self.num_objects <= MOST_OBJECTS:
             raise UserError(f"num_objects must be 1 to {MOST_OBJECTS}; got {self.num_objects}")
 

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from recordings import clip, grays, pictures
 
+from t2p.data.importing import import_source
+from t2p.data.pipeline import evaluation_batches
 from t2p.data.sources import SourceError, open_source
 from t2p.data.sources.external import libero_sentence
 from t2p.geometry.conventions import to_amplify, to_atm
 from t2p.io import UserError
+from t2p.train.defaults import source_config
+from t2p.types import ANY_VIEW, FieldWindow, WindowSpec
 
 SIZE = (48, 64)
 H, W = SIZE
@@ -206,6 +210,33 @@ def test_atm(atm):
             np.testing.assert_array_equal(episode.frames[view], f[f"root/{view}/video"][0].transpose(0, 2, 3, 1))
         np.testing.assert_allclose(episode.columns["actions"], f["root/actions"][()], rtol=1e-6)
         assert set(episode.columns) == {"actions", "proprio/joint_states", "proprio/gripper_states"}
+
+
+def test_atm_files_reach_the_network_as_the_original_reads_them(atm, tmp_path):
+    source = open_source(atm, "atm")
+    import_source(source, tmp_path / "data", settings={}, codec="png")
+    window = WindowSpec(
+        views=("agentview", "eye_in_hand"),
+        one_view=True,
+        images=FieldWindow((0,), pad="zero"),
+        track_set="cotracker2/atm",
+        tracks=FieldWindow(tuple(range(4)), pad="repeat"),
+        num_points=5,
+    )
+    sources = {"a": source_config(str(tmp_path / "data"))}
+    (batch,) = evaluation_batches(sources, window, batch_size=36)  # 3 demos x 2 views x 6 starts
+    found = to_atm(batch.tracks["cotracker2/atm"][ANY_VIEW].points, (32, 48))
+    rows = [(k, view, t) for k in range(3) for t in range(6) for view in ("agentview", "eye_in_hand")]
+    for row, (k, view, t) in enumerate(rows):
+        with h5py.File(atm / f"libero_goal/open_the_drawer_demo/demo_{k}.hdf5") as f:
+            stored, seen = f[f"root/{view}/tracks"][0], f[f"root/{view}/vis"][0]
+            picture = f[f"root/{view}/video"][0][t].transpose(1, 2, 0)
+        steps = np.minimum(np.arange(t, t + 4), 5)  # the original repeats the last frame
+        inside = (np.abs(stored[t] + [0.5 / 48, 0.5 / 32] - 0.5) <= 0.5).all(-1)
+        allowed = stored[steps][:, seen[t] & inside]
+        error = np.abs(found[row][:, :, None] - allowed[:, None]).max((0, 3))
+        assert (error.min(1) < 1e-5).all(), (row, k, view, t)
+        np.testing.assert_array_equal(batch.images[ANY_VIEW][row, 0], picture)
 
 
 def test_atm_splits(atm):

@@ -55,6 +55,24 @@ def test_kinds_and_options_are_checked(tmp_path):
         open_source("", "synthetic")
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("video", {"fps": -5}, "fps is -5; expected frames per second"),
+        ("video", {"fps": "abc"}, "fps is 'abc'"),
+        ("video", {"recorded_fps": 0}, "recorded_fps is 0"),
+        ("video", {"size": (0, 32)}, r"size is \(0, 32\); expected \(height, width\)"),
+        ("synthetic", {"count": "abc"}, "count is 'abc'; expected a whole number from 1 on"),
+        ("synthetic", {"count": 1, "num_frames": -4}, "num_frames is -4"),
+        ("synthetic", {"count": 1, "size": (8, 64)}, "at least 16 pixels"),
+    ],
+)
+def test_values_are_checked_before_anything_is_read(tmp_path, kind, options, message):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match=message):
+        open_source(tmp_path, kind, **options)
+
+
 def test_synthetic_clips_need_no_path():
     source = pickle.loads(pickle.dumps(open_source("", "synthetic", count=2, size=(32, 48), num_frames=4)))
     assert source.read(source.keys()[1]).frames["front"].shape == (4, 32, 48, 3)
