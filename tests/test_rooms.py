@@ -23,6 +23,7 @@ ALLOWED = {
     "pytrees": {"types"},
     "data": BASE,
     "models": JAX_BASE,
+    "diffusion": JAX_BASE,
     "accelerators": set(),
     "convert": JAX_BASE | {"models"},
     "tracking": JAX_BASE | {"models", "convert", "data"},

@@ -93,7 +93,8 @@ def dropout(x: Array, rate: float, rng: Array | None) -> Array:
     return jnp.where(draws >= np.uint8(dropped), x * (256 / (256 - dropped)), 0.0)
 
 
-def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
+def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for linear and convolution layers, weights and biases: uniform in +-1/sqrt(fan_in)."""
     limit = 1.0 / math.sqrt(fan_in)
 
     def init(rng: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
@@ -113,7 +114,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        init = _uniform_by_fan_in(x.shape[-1])
+        init = uniform_by_fan_in(x.shape[-1])
         y = x.astype(self.dtype) @ self.param("kernel", init, (x.shape[-1], self.features)).astype(self.dtype)
         if self.use_bias:
             y = y + self.param("bias", init, (self.features,)).astype(self.dtype)

@@ -21,6 +21,11 @@ ADAPTERS: dict[str, str | dict[str, str]] = {
     "atm": {
         "track_transformer": "t2p.parity.atm:track_transformer",
     },
+    "baselines": {
+        "ddim_scheduler": "t2p.parity.baselines:ddim_scheduler",
+        "ddpm_scheduler": "t2p.parity.baselines:ddpm_scheduler",
+        "dp_unet1d": "t2p.parity.baselines:unet1d",
+    },
     "tapir": "t2p.parity.tapir:run",
     "tapvid": "t2p.parity.tapvid:run",
 }
