@@ -24,6 +24,7 @@ ALLOWED = {
     "data": BASE,
     "models": JAX_BASE,
     "accelerators": set(),
+    "sim": BASE,
     "convert": JAX_BASE | {"models"},
     "tracking": JAX_BASE | {"models", "convert", "data"},
     "methods": JAX_BASE | {"models", "diffusion"},
@@ -33,7 +34,7 @@ ALLOWED = {
     "parity": ANY,
     "cli": ANY,
 }
-NO_JAX = {"types", "io", "geometry", "metrics", "data"}
+NO_JAX = {"types", "io", "geometry", "metrics", "data", "sim"}
 NOBODY_IMPORTS = {"parity", "cli"}
 
 
