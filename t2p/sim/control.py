@@ -8,7 +8,8 @@ called before every physics step while `done` is False and gives the commands of
         data.ctrl[controller.arm.controls] = controller.control(model, data)
         mujoco.mj_step(model, data)
 
-Nothing is shared between controllers, so environments can be advanced in any order. Poses are of the tool site in the
+Between actions a controller's fields are all it remembers, so environments can be advanced in any order, though not
+in several threads: an Arm's scratch data is used by all controllers that hold it. Poses are of the tool site in the
 world, metres; rotations are matrices whose columns are the tool's axes.
 """
 
@@ -116,7 +117,7 @@ class Solution:
 def inverse(
     arm: Arm, model: mujoco.MjModel, pose: Pose, start: np.ndarray, iterations: int = IK_ITERATIONS
 ) -> Solution:
-    """Damped least squares from `start` [7]: dq = step J^T (J J^T + damping^2 I)^-1 error, clipped to the joints' limits.
+    """Damped least squares from `start` [7]: dq = step J^T (J J^T + damping^2 I)^-1 error, within the joints' limits.
 
     Ends as soon as position and rotation are within IK_POSITION and IK_ROTATION, or unconverged after `iterations`;
     there are no restarts, so that the answer is near the start and the same on every run."""

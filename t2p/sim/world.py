@@ -90,7 +90,12 @@ def add_box(
     body = spec.worldbody.add_body(name=name, pos=_numbers(position, 3, f"box {name}: position"))
     body.add_freejoint(name=name)
     body.add_geom(
-        name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=edges / 2, mass=mass, rgba=rgba, friction=[friction, 0.005, 0.0001]
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=edges / 2,
+        mass=mass,
+        rgba=rgba,
+        friction=[friction, 0.005, 0.0001],
     )
     return body
 
@@ -138,7 +143,9 @@ def write_state(model: mujoco.MjModel, data: mujoco.MjData, state: InitialState)
     for name, shape in expected.items():
         value = np.asarray(getattr(state, name))
         if value.shape != shape:
-            raise UserError(f"the state's {name} has shape {value.shape}, this model needs {shape}: another task's state?")
+            raise UserError(
+                f"the state's {name} has shape {value.shape}, this model needs {shape}: another task's state?"
+            )
         if not np.isfinite(value).all():
             raise UserError(f"the state's {name} holds numbers that are not finite")
     mujoco.mj_resetData(model, data)

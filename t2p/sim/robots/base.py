@@ -133,6 +133,7 @@ def add_shapes(body: mujoco.MjsBody, shapes: Sequence[Shape]) -> None:
             geom = body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=shape.center, size=shape.half)
             if shape.pad:  # rubber: its own friction decides (priority), and it resists twisting (condim 4)
                 geom.priority, geom.condim, geom.friction = 1, 4, [1.2, 0.02, 0.0001]
+                geom.solref = [0.006, 1.0]  # a light cube under 30 N trembles and creeps at MuJoCo's 0.02 s
         geom.rgba, geom.mass = shape.rgba, 0.0
         geom.contype, geom.conaffinity = CONTYPE, CONAFFINITY
 
@@ -160,8 +161,10 @@ def set_inertial(body: mujoco.MjsBody, inertial: Inertial) -> None:
     body.gravcomp = 1.0
 
 
-def add_servo(spec: mujoco.MjSpec, name: str, joint: str, gain: float, kp: float, kv: float, force: float) -> mujoco.MjsActuator:
-    """Actuator with force = clip(gain ctrl - kp q - kv dq/dt, +-force) on a joint. -> the actuator; set its ctrlrange."""
+def add_servo(
+    spec: mujoco.MjSpec, name: str, joint: str, gain: float, kp: float, kv: float, force: float
+) -> mujoco.MjsActuator:
+    """Actuator of force clip(gain ctrl - kp q - kv dq/dt, +-force) on a joint; its ctrlrange is the caller's to set."""
     actuator = spec.add_actuator(name=name, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
     actuator.gaintype = mujoco.mjtGain.mjGAIN_FIXED
     actuator.biastype = mujoco.mjtBias.mjBIAS_AFFINE
@@ -212,13 +215,13 @@ def attach(
     prefix: str = "robot/",
 ) -> None:
     """Puts a robot's base into a world at a position (m) and quaternion (w, x, y, z); its names get the prefix."""
-    position, quaternion = np.asarray(position, float), np.asarray(quaternion, float)
-    if position.shape != (3,) or quaternion.shape != (4,) or not np.linalg.norm(quaternion) > 0:
+    place, turn = np.asarray(position, float), np.asarray(quaternion, float)
+    if place.shape != (3,) or turn.shape != (4,) or not np.isfinite(place).all() or not np.linalg.norm(turn) > 0:
         raise UserError(
             f"the base of {robot.name} needs a position of 3 numbers and a quaternion of 4 that is not zero; "
-            f"got {position.tolist()} and {quaternion.tolist()}"
+            f"got {place.tolist()} and {turn.tolist()}"
         )
     if any(body.name.startswith(prefix) for body in world.bodies):
         raise UserError(f"the world already has bodies named {prefix}...; give this {robot.name} another prefix")
-    frame = world.worldbody.add_frame(pos=position, quat=quaternion)
+    frame = world.worldbody.add_frame(pos=place, quat=turn)
     world.attach(robot.build(), prefix=prefix, frame=frame)

@@ -1,10 +1,10 @@
 """Franka Emika Panda with the Franka Hand.
 
 Sources, all Franka's: modified DH table, joint and torque limits from the FCI documentation ("Robot and interface
-specifications", limits for Panda); masses and inertias of the links from franka_description (robots/fer/inertials), of
-hand and fingers from its end_effectors/franka_hand; capsules after its self-collision geometry; fingers, their travel and
-the tool centre 0.1034 m before the hand's base from franka_hand.xacro; 70 N continuous grasping force from the
-hand's data sheet. Servo gains, damping and the rotors' inertia are not published and chosen here.
+specifications", limits for Panda); masses and inertias of the links from franka_description (robots/fer/inertials),
+of hand and fingers from its end_effectors/franka_hand; capsules after its self-collision geometry; fingers, their
+travel and the tool centre 0.1034 m before the hand's base from franka_hand.xacro. Servo gains, damping, the rotors'
+inertia and the grasping force (70 N at each pad) are chosen here.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ _INERTIALS = (
     ),
 )
 _SHAPES = (
-    (Capsule((0, 0, -0.333), (0, 0, -0.05), 0.06),),
+    (Capsule((0, 0, -0.25), (0, 0, -0.05), 0.06),),
     (Capsule((0, 0, -0.06), (0, 0, 0.06), 0.06),),
     (Capsule((0, 0, -0.22), (0, 0, -0.07), 0.06),),
     (Capsule((0, 0, -0.06), (0, 0, 0.06), 0.06),),
@@ -100,7 +100,7 @@ _SHAPES = (
 )
 _HAND = Inertial(0.6544, (-0.0000376, 0.0119128, 0.0207260), (0.00186, 0.00030, 0.00174, 0.0, 0.0, -0.00002))
 # Fingers slide by width / 2 each; one force of 140 N on the first, shared with the second: 70 N at each pad.
-_GRIP_KP, _GRIP_KV, _GRIP_FORCE, _GRIP_ARMATURE = 8000.0, 400.0, 140.0, 0.2
+_GRIP_KP, _GRIP_KV, _GRIP_FORCE, _GRIP_ARMATURE = 8000.0, 2000.0, 140.0, 0.2
 
 
 def _add_finger(hand: mujoco.MjsBody, name: str, side: float) -> None:

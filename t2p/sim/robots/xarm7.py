@@ -3,8 +3,8 @@
 Sources, all UFACTORY's: modified DH table and masses from "Kinematic and Dynamic Parameters of UFACTORY xArm Series"
 (docs.ufactory.cc; the same numbers are the joint origins of xarm_description in UFACTORY's xarm_ros); inertia tensors,
 joint limits, torque limits, damping and friction, the gripper's linkage and the tool centre 0.172 m before the flange
-from xarm_description (link_inertial/xarm7_type7_HT_BR2, xarm7.urdf.xacro, xarm_gripper.urdf.xacro). Servo gains and the
-rotors' inertia are not published: gains are chosen, then taken times GAIN. Shapes are capsules and boxes after the links.
+from xarm_description (link_inertial/xarm7_type7_HT_BR2, xarm7.urdf.xacro, xarm_gripper.urdf.xacro). Chosen here: servo
+gains (then taken times GAIN), the rotors' inertia, the grasping force, and shapes: capsules and boxes after the links.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ from t2p.sim.robots.base import (
 
 GAIN = 3.0  # 3PoinTr multiplies the arm's gains and force limits by 3 (released code)
 # (kp, kv, force limit, damping, friction) of the large, middle and small actuators; force, damping, friction published.
-_LARGE, _MIDDLE, _SMALL = (1500.0, 150.0, 50.0, 10.0, 1.0), (1000.0, 100.0, 30.0, 5.0, 1.0), (800.0, 80.0, 20.0, 2.0, 1.0)
+_LARGE, _MIDDLE, _SMALL = (
+    (1500.0, 150.0, 50.0, 10.0, 1.0),
+    (1000.0, 100.0, 30.0, 5.0, 1.0),
+    (800.0, 80.0, 20.0, 2.0, 1.0),
+)
 _ARMATURE = 0.1
 _TURN = (-2 * pi, 2 * pi)
 
@@ -96,9 +100,9 @@ _GRIPPER_BASE = Inertial(
     (0.00047106, 0.00033072, 0.00025642, 3.9292e-07, 2.6537e-06, -1.0975e-05),
 )
 _KNUCKLE_MASSES = (0.033618, 0.023013)
-# 30 N at each pad (the gripper's published grasping force) is 3 N m at the driving joint of both fingers, whose lever
-# arms are about 0.05 m each. kp is such that the force is all there 0.15 rad before the command.
-_GRIP_KP, _GRIP_KV, _GRIP_TORQUE, _GRIP_DAMPING = 20.0, 1.0, 3.0, 0.1
+# 3 N m at the driving joint of both fingers, whose lever arms are about 0.05 m each, press each pad with about 30 N.
+# All of it is there from 0.15 rad before the command on; kv holds the fingers to about 2 rad/s, the published limit.
+_GRIP_KP, _GRIP_KV, _GRIP_TORQUE, _GRIP_DAMPING = 20.0, 5.0, 3.0, 0.1
 _GRIP_ARMATURE = 0.005
 
 
