@@ -184,6 +184,18 @@ class Prediction:
     aux: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class InitialState:
+    """Where an episode starts. time: seconds; qpos: [nq]; qvel: [nv]; body_pos: [nbody, 3] and body_quat: [nbody, 4]
+    (w, x, y, z), each body's frame in its parent's: fixtures' poses are fields of the model, not of the state."""
+
+    time: float
+    qpos: np.ndarray
+    qvel: np.ndarray
+    body_pos: np.ndarray
+    body_quat: np.ndarray
+
+
 class DepthSource(Protocol):
     """Metric depth of a video."""
 

@@ -25,6 +25,7 @@ ALLOWED = {
     "models": JAX_BASE,
     "diffusion": JAX_BASE,
     "accelerators": set(),
+    "sim": BASE,
     "convert": JAX_BASE | {"models"},
     "tracking": JAX_BASE | {"models", "convert", "data"},
     "methods": JAX_BASE | {"models", "diffusion"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "parity": ANY,
     "cli": ANY,
 }
-NO_JAX = {"types", "io", "geometry", "metrics", "data"}
+NO_JAX = {"types", "io", "geometry", "metrics", "data", "sim"}
 NOBODY_IMPORTS = {"parity", "cli"}
 
 

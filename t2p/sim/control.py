@@ -1,0 +1,337 @@
+"""Moving a robot: inverse kinematics and the controllers that turn a policy's action into actuator commands.
+
+A controller is a plain dataclass: `start(model, data, action)` takes one action, `control(model, data) -> ctrl` is
+called before every physics step while `done` is False and gives the commands of `arm.controls` (arm joints, gripper):
+
+    controller.start(model, data, action)
+    while not controller.done:
+        data.ctrl[controller.arm.controls] = controller.control(model, data)
+        mujoco.mj_step(model, data)
+
+Between actions a controller's fields are all it remembers, so environments can be advanced in any order, though not
+in several threads: an Arm's scratch data is used by all controllers that hold it. Poses are of the tool site in the
+world, metres; rotations are matrices whose columns are the tool's axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import mujoco
+import numpy as np
+
+from t2p.io import UserError
+from t2p.sim.robots.base import Robot
+
+Pose = tuple[np.ndarray, np.ndarray]  # position [3], rotation [3, 3]
+
+# 3PoinTr's values (released code): inverse kinematics, low-pass, when a waypoint counts as reached.
+IK_ITERATIONS, IK_DAMPING, IK_STEP = 550, 1e-2, 0.6
+IK_POSITION, IK_ROTATION = 1e-4, 1e-3  # m, rad: solved when both errors are below
+LOW_PASS = 0.03  # share of the way to its goal that the joint command moves in one physics step
+REACHED_JOINTS, REACHED_POSITION, REACHED_ROTATION = 0.035, 0.01, np.deg2rad(3.0)  # rad, m, rad
+REACHED_STEPS, TIMEOUT, GRIPPER_STEPS = 6, 2.0, 200  # physics steps, s, physics steps
+# An iteration does not ask for more than this at once: the Jacobian holds only nearby.
+_IK_FAR = np.array([0.2, 0.2, 0.2, 0.5, 0.5, 0.5])
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A robot as it stands in a compiled model.
+
+    joints: [7] indices into qpos; dofs: [7] into qvel; controls: [8] into ctrl, arm joints and then the gripper;
+    tool: index of the tool site; limits: [7, 2] rad. scratch: this arm's own MjData for inverse kinematics."""
+
+    robot: Robot
+    joints: np.ndarray
+    dofs: np.ndarray
+    controls: np.ndarray
+    tool: int
+    limits: np.ndarray
+    scratch: mujoco.MjData = field(repr=False, compare=False)
+
+
+def find_arm(model: mujoco.MjModel, robot: Robot, prefix: str = "robot/") -> Arm:
+    """Looks a robot up in a compiled model by its names. UserError if it was not attached with this prefix."""
+
+    def index(kind: mujoco.mjtObj, name: str) -> int:
+        found = mujoco.mj_name2id(model, kind, prefix + name)
+        if found < 0:
+            raise UserError(f"the model has no {prefix + name}: was {robot.name} attached with the prefix {prefix!r}?")
+        return found
+
+    joints = [index(mujoco.mjtObj.mjOBJ_JOINT, name) for name in robot.joints]
+    controls = [index(mujoco.mjtObj.mjOBJ_ACTUATOR, name) for name in (*robot.actuators, robot.gripper)]
+    return Arm(
+        robot=robot,
+        joints=model.jnt_qposadr[joints].astype(int),
+        dofs=model.jnt_dofadr[joints].astype(int),
+        controls=np.array(controls),
+        tool=index(mujoco.mjtObj.mjOBJ_SITE, robot.tool),
+        limits=model.jnt_range[joints].copy(),
+        scratch=mujoco.MjData(model),
+    )
+
+
+def tool_pose(arm: Arm, data: mujoco.MjData) -> Pose:
+    """The tool's pose as MuJoCo last computed it (after mj_step: that of the step's beginning)."""
+    return data.site_xpos[arm.tool].copy(), data.site_xmat[arm.tool].reshape(3, 3).copy()
+
+
+def forward(arm: Arm, model: mujoco.MjModel, joints: np.ndarray) -> Pose:
+    """The tool's pose at arm joints [7] (rad)."""
+    arm.scratch.qpos[arm.joints] = joints
+    mujoco.mj_kinematics(model, arm.scratch)
+    return tool_pose(arm, arm.scratch)
+
+
+def rotation_vector(rotation: np.ndarray) -> np.ndarray:
+    """Matrix [3, 3] -> axis times angle [3], angle in [0, pi]."""
+    quat, vector = np.empty(4), np.empty(3)
+    mujoco.mju_mat2Quat(quat, rotation.ravel())
+    mujoco.mju_quat2Vel(vector, quat, 1.0)
+    return vector
+
+
+def rotation_matrix(vector: np.ndarray) -> np.ndarray:
+    """Axis times angle [3] -> matrix [3, 3]."""
+    quat, matrix = np.empty(4), np.empty(9)
+    angle = float(np.linalg.norm(vector))
+    mujoco.mju_axisAngle2Quat(quat, vector / angle if angle else np.array([1.0, 0.0, 0.0]), angle)
+    mujoco.mju_quat2Mat(matrix, quat)
+    return matrix.reshape(3, 3)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What inverse kinematics found. joints: [7] rad, always within limits; errors: what is left, m and rad."""
+
+    joints: np.ndarray
+    converged: bool
+    iterations: int
+    position_error: float
+    rotation_error: float
+
+
+def inverse(
+    arm: Arm, model: mujoco.MjModel, pose: Pose, start: np.ndarray, iterations: int = IK_ITERATIONS
+) -> Solution:
+    """Damped least squares from `start` [7]: dq = step J^T (J J^T + damping^2 I)^-1 error, within the joints' limits.
+
+    Ends as soon as position and rotation are within IK_POSITION and IK_ROTATION, or unconverged after `iterations`;
+    there are no restarts, so that the answer is near the start and the same on every run."""
+    position, rotation = pose
+    joints = np.clip(start, arm.limits[:, 0], arm.limits[:, 1])
+    jacobian = np.zeros((6, model.nv))
+    error, iteration = _pose_error(arm, model, joints, position, rotation), 0
+    while not _solved(error) and iteration < iterations:
+        mujoco.mj_comPos(model, arm.scratch)
+        mujoco.mj_jacSite(model, arm.scratch, jacobian[:3], jacobian[3:], arm.tool)
+        j = jacobian[:, arm.dofs]
+        near = np.clip(error, -_IK_FAR, _IK_FAR)
+        move = j.T @ np.linalg.solve(j @ j.T + IK_DAMPING**2 * np.eye(6), near)
+        joints = np.clip(joints + IK_STEP * move, arm.limits[:, 0], arm.limits[:, 1])
+        error, iteration = _pose_error(arm, model, joints, position, rotation), iteration + 1
+    return Solution(
+        joints, _solved(error), iteration, float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
+    )
+
+
+def _pose_error(
+    arm: Arm, model: mujoco.MjModel, joints: np.ndarray, position: np.ndarray, rotation: np.ndarray
+) -> np.ndarray:
+    """[6] what is missing to the pose, in the world: metres, axis times angle."""
+    here, turned = forward(arm, model, joints)
+    return np.concatenate([position - here, rotation_vector(rotation @ turned.T)])
+
+
+def _solved(error: np.ndarray) -> bool:
+    return bool(np.linalg.norm(error[:3]) < IK_POSITION and np.linalg.norm(error[3:]) < IK_ROTATION)
+
+
+class Controller(Protocol):
+    """What every controller offers; see the module's head."""
+
+    arm: Arm
+
+    @property
+    def done(self) -> bool: ...
+
+    def start(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None: ...
+
+    def control(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray: ...
+
+
+@dataclass
+class JointControl:
+    """Holds or moves the arm's joints: the command nears `goal` [7] by `rate` of what is left in each physics step.
+
+    gripper: the gripper actuator's command, passed on as it is."""
+
+    arm: Arm
+    command: np.ndarray
+    goal: np.ndarray
+    gripper: float
+    rate: float = LOW_PASS
+
+    @staticmethod
+    def hold(arm: Arm, data: mujoco.MjData, rate: float = LOW_PASS) -> JointControl:
+        """Stays where the arm is, gripper open."""
+        here = data.qpos[arm.joints].copy()
+        return JointControl(arm, here, here.copy(), arm.robot.gripper_open, rate)
+
+    def control(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
+        """-> [8] commands of arm.controls."""
+        self.command = self.command + self.rate * (self.goal - self.command)
+        return np.append(self.command, self.gripper)
+
+
+@dataclass
+class SetpointPose:
+    """One action is a whole waypoint: the arm goes to a pose until it has settled there or 2 s are over, then the
+    gripper opens or closes and 200 physics steps pass (3PoinTr, released code).
+
+    Action [10]: position (m), 6D rotation (the first two columns of the tool's rotation matrix), gripper (0 open, 1
+    closed, parted at 0.5). until: reached when the "joints" are within 0.035 rad of the solution (rollouts), or the
+    "tool" within 1 cm and 3 degrees (recording demonstrations), for 6 steps on end. A pose that inverse kinematics
+    cannot solve is skipped whole: the arm stays, the gripper keeps its command, `skipped` is True.
+    """
+
+    joints: JointControl
+    until: Literal["joints", "tool"] = "joints"
+    phase: Literal["done", "move", "grip"] = "done"
+    pose: Pose | None = None
+    gripper: float = 0.0
+    steps: int = 0
+    settled: int = 0
+    skipped: bool = False
+    reached: bool = False
+
+    @staticmethod
+    def hold(arm: Arm, data: mujoco.MjData, until: Literal["joints", "tool"] = "joints") -> SetpointPose:
+        """Starts from where the arm is, gripper open."""
+        if until not in ("joints", "tool"):
+            raise UserError(f'until must be "joints" or "tool"; got {until!r}')
+        return SetpointPose(JointControl.hold(arm, data), until)
+
+    @property
+    def arm(self) -> Arm:
+        return self.joints.arm
+
+    @property
+    def done(self) -> bool:
+        return self.phase == "done"
+
+    def start(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None:
+        action = _finite(action, 10, "a setpoint (position, 6D rotation, gripper)")
+        robot = self.arm.robot
+        self.pose = action[:3], orthonormal(action[3:9])
+        self.gripper = robot.gripper_closed if action[9] > 0.5 else robot.gripper_open
+        solution = inverse(self.arm, model, self.pose, self.joints.goal)
+        self.skipped, self.reached, self.steps, self.settled = not solution.converged, False, 0, 0
+        self.phase = "done" if self.skipped else "move"
+        if solution.converged:
+            self.joints.goal = solution.joints
+
+    def control(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
+        if self.phase == "move":
+            self.settled = self.settled + 1 if self._near(data) else 0
+            self.reached = self.settled >= REACHED_STEPS
+            if self.reached or self.steps * model.opt.timestep >= TIMEOUT:
+                self.phase, self.steps, self.joints.gripper = "grip", 0, self.gripper
+        ctrl = self.joints.control(model, data)
+        self.steps += 1
+        if self.phase == "grip" and self.steps >= GRIPPER_STEPS:
+            self.phase = "done"
+        return ctrl
+
+    def _near(self, data: mujoco.MjData) -> bool:
+        if self.until == "joints":
+            return bool(np.abs(data.qpos[self.arm.joints] - self.joints.goal).max() < REACHED_JOINTS)
+        assert self.pose is not None  # set by start, which alone leads here
+        position, rotation = tool_pose(self.arm, data)
+        angle = np.linalg.norm(rotation_vector(self.pose[1] @ rotation.T))
+        return bool(np.linalg.norm(self.pose[0] - position) < REACHED_POSITION and angle < REACHED_ROTATION)
+
+
+# How far the commanded pose may run ahead of the tool: against an obstacle the arm pushes, but no harder with time.
+OSC_LEAD_POSITION, OSC_LEAD_ROTATION = 0.1, 0.6  # m, rad
+OSC_RATE = 0.1  # the joint command covers 93 % of its way within one action of 25 steps
+OSC_PERIOD, OSC_ITERATIONS = 0.05, 50  # s per action (20 Hz); inverse kinematics starts next to its goal
+
+
+@dataclass
+class OscDelta:
+    """One action moves the commanded tool pose a little, 20 times a second.
+
+    Action [7] in [-1, 1] (clipped): translation along the world's axes times `scale`[:3] metres, rotation about the
+    world's axes times `scale`[3:] radians, gripper (above 0 closes, below 0 opens, 0 keeps it). Moves add to the pose
+    commanded so far, not to the measured one, so that they sum up exactly; where the arm cannot follow (out of reach,
+    or blocked by more than 10 cm or 0.6 rad) the commanded pose is what it can reach.
+    """
+
+    joints: JointControl
+    scale: np.ndarray
+    pose: Pose
+    steps: int = 0
+
+    @staticmethod
+    def hold(
+        arm: Arm, model: mujoco.MjModel, data: mujoco.MjData, scale: tuple[float, ...] = (0.05,) * 3 + (0.5,) * 3
+    ) -> OscDelta:
+        """Starts from where the arm is, gripper open. scale: [6] metres and radians per action at 1 (LIBERO's)."""
+        values = _finite(np.asarray(scale), 6, "scale (3 in metres, 3 in radians)")
+        if (values <= 0).any():
+            raise UserError(f"scale must be positive; got {values.tolist()}")
+        joints = JointControl.hold(arm, data, OSC_RATE)
+        return OscDelta(joints, values, forward(arm, model, joints.goal))
+
+    @property
+    def arm(self) -> Arm:
+        return self.joints.arm
+
+    @property
+    def done(self) -> bool:
+        return self.steps == 0
+
+    def start(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None:
+        action = np.clip(_finite(action, 7, "a relative action (translation, rotation, gripper)"), -1, 1)
+        move = self.scale * action[:6]
+        here, turned = forward(self.arm, model, data.qpos[self.arm.joints])
+        ahead = _shorten(self.pose[0] + move[:3] - here, OSC_LEAD_POSITION)
+        turn = rotation_matrix(move[3:]) @ self.pose[1] @ turned.T
+        wanted = here + ahead, rotation_matrix(_shorten(rotation_vector(turn), OSC_LEAD_ROTATION)) @ turned
+        solution = inverse(self.arm, model, wanted, self.joints.goal, OSC_ITERATIONS)
+        self.joints.goal = solution.joints
+        self.pose = wanted if solution.converged else forward(self.arm, model, solution.joints)
+        if action[6]:
+            robot = self.arm.robot
+            self.joints.gripper = robot.gripper_closed if action[6] > 0 else robot.gripper_open
+        self.steps = round(OSC_PERIOD / model.opt.timestep)
+
+    def control(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
+        self.steps = max(self.steps - 1, 0)
+        return self.joints.control(model, data)
+
+
+def orthonormal(columns: np.ndarray) -> np.ndarray:
+    """6D rotation [6] (first two columns, one after the other) -> matrix [3, 3], by Gram-Schmidt."""
+    a, b = columns[:3], columns[3:]
+    third = np.cross(a, b)
+    if np.linalg.norm(third) <= 1e-6 * max(np.linalg.norm(a), np.linalg.norm(b)) ** 2:
+        raise UserError(f"the 6D rotation {columns.tolist()} has parallel or zero columns: it is no rotation")
+    x, z = a / np.linalg.norm(a), third / np.linalg.norm(third)
+    return np.stack([x, np.cross(z, x), z], axis=1)
+
+
+def _shorten(vector: np.ndarray, limit: float) -> np.ndarray:
+    length = float(np.linalg.norm(vector))
+    return vector * (limit / length) if length > limit else vector
+
+
+def _finite(values: np.ndarray, count: int, what: str) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if array.shape != (count,) or not np.isfinite(array).all():
+        raise UserError(f"{what} must be {count} finite numbers; got {array.tolist()}")
+    return array
