@@ -21,8 +21,16 @@ ADAPTERS: dict[str, str | dict[str, str]] = {
     "atm": {
         "track_transformer": "t2p.parity.atm:track_transformer",
     },
+    "baselines": {
+        "dp3_encoder": "t2p.parity.points:dp3_encoder",
+        "fps": "t2p.parity.points:furthest_points",
+        "rotations": "t2p.parity.points:rotation_conversions",
+    },
     "tapir": "t2p.parity.tapir:run",
     "tapvid": "t2p.parity.tapvid:run",
+    "threepointr": {
+        "networks": "t2p.parity.threepointr:networks",
+    },
 }
 
 
