@@ -1,4 +1,4 @@
-"""DP3's encoder of a point cloud and the robot's state (Ze et al. 2024, "3D Diffusion Policy", section IV-B).
+"""DP3's encoder of a point cloud and the robot's state (Ze et al. 2024, "3D Diffusion Policy"), as released.
 
 Letters: b batch, n points, m imagined robot points, c channels of a point.
 """

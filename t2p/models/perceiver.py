@@ -1,4 +1,4 @@
-"""The decoder block of a Perceiver: tokens attend to each other, then to a fixed memory (Jaegle et al. 2021).
+"""Perceiver IO's decoder block: tokens attend to each other, then to a fixed memory (Jaegle et al. 2021).
 
 3PoinTr's track network and its policy's readout are both made of it. Letters: b batch, n tokens, m memory tokens,
 h heads, d channels.

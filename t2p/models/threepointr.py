@@ -93,8 +93,8 @@ class Readout(nn.Module):
         return XavierLinear(self.condition, name="condition")(x[:, 0]), {"track_tokens": tokens}
 
 
-# Settings of TrackNet by name; steps follows the task. "paper" has 2,244,379 parameters at 9 steps. "cpu" learns a
-# scene of two blocks in minutes on two cores: with displacements, places alone take far longer.
+# Settings of TrackNet by name; steps follows the task. "paper" has 2,244,379 parameters at 9 steps. "cpu" is
+# for two cores, with displacements: in a short training they are learned far better than places.
 TRACK_VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"width": 256, "depth": 2, "heads": 4, "steps": 9},
     "cpu": {"width": 128, "depth": 2, "heads": 2, "steps": 9, "head": "displacement"},
