@@ -81,6 +81,11 @@ def linear(official: str, ours: str, bias: bool = True) -> list[Row]:
     return rows + [Row(f"{official}.bias", f"{ours}/bias")] if bias else rows
 
 
+def layer_norm(official: str, ours: str) -> list[Row]:
+    """The rows of one PyTorch norm with scale and shift."""
+    return [Row(f"{official}.weight", f"{ours}/scale"), Row(f"{official}.bias", f"{ours}/bias")]
+
+
 def to_variables(rows: Sequence[Row | Constant], arrays: Arrays) -> dict[str, Any]:
     """Official arrays -> nested parameters, float32. UserError listing all names that are missing or unknown, and
     every constant that holds something else."""

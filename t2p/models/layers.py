@@ -106,18 +106,22 @@ def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
 class Linear(nn.Module):
     """y = x W + b with PyTorch's default initialisation: W and b uniform in +-1/sqrt(inputs).
 
-    Parameters are float32, the product is taken in `dtype`. [..., inputs] -> [..., features]."""
+    kernel_init: another one of W; b then starts at 0. Parameters are float32, the product is taken in `dtype`.
+    [..., inputs] -> [..., features]."""
 
     features: int
     use_bias: bool = True
     dtype: Dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         init = uniform_by_fan_in(x.shape[-1])
-        y = x.astype(self.dtype) @ self.param("kernel", init, (x.shape[-1], self.features)).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init or init, (x.shape[-1], self.features))
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
-            y = y + self.param("bias", init, (self.features,)).astype(self.dtype)
+            bias_init = nn.initializers.zeros if self.kernel_init else init
+            y = y + self.param("bias", bias_init, (self.features,)).astype(self.dtype)
         return y
 
 
@@ -144,12 +148,13 @@ class Mlp(nn.Module):
     hidden: int
     dropout: float = 0.0
     dtype: Dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        y = Linear(self.hidden, dtype=self.dtype, name="fc1")(x)
+        y = Linear(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(x)
         y = self._drop(nn.gelu(y, approximate=False))
-        return self._drop(Linear(x.shape[-1], dtype=self.dtype, name="fc2")(y))
+        return self._drop(Linear(x.shape[-1], dtype=self.dtype, kernel_init=self.kernel_init, name="fc2")(y))
 
     def _drop(self, x: Array) -> Array:
         return dropout(x, self.dropout, self.make_rng("dropout")) if self.dropout else x

@@ -24,10 +24,16 @@ ADAPTERS: dict[str, str | dict[str, str]] = {
     "baselines": {
         "ddim_scheduler": "t2p.parity.baselines:ddim_scheduler",
         "ddpm_scheduler": "t2p.parity.baselines:ddpm_scheduler",
+        "dp3_encoder": "t2p.parity.points:dp3_encoder",
         "dp_unet1d": "t2p.parity.baselines:unet1d",
+        "fps": "t2p.parity.points:furthest_points",
+        "rotations": "t2p.parity.points:rotation_conversions",
     },
     "tapir": "t2p.parity.tapir:run",
     "tapvid": "t2p.parity.tapvid:run",
+    "threepointr": {
+        "networks": "t2p.parity.threepointr:networks",
+    },
 }
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t2p.metrics.points3d import ade, ade_of_most_moving
+from t2p.metrics.points3d import ade, ade_of_most_moving, sample_ade
 
 
 def straight(lengths: list[float], steps: int = 2) -> np.ndarray:
@@ -29,6 +29,14 @@ def test_a_step_counts_only_if_the_one_before_is_seen_too():
     pred[0, 1:, 0, 1] = [1, 10, 100]
     visible = np.array([1, 1, 0, 1], bool)[None, :, None]
     assert ade(pred, true, visible) == pytest.approx(1)
+    assert ade(pred, true, visible, seen_before=False) == pytest.approx((1 + 100) / 2)
+
+
+def test_samples_without_a_counted_pair_have_no_error_of_their_own():
+    true = np.concatenate([straight([1, 2])] * 2)
+    visible = np.array([True, False])[:, None, None] & np.ones((2, 3, 2), bool)
+    np.testing.assert_allclose(sample_ade(true + [0, 3, 4], true, visible), [5, np.nan])
+    assert ade(true + [0, 3, 4], true, visible) == pytest.approx(5)
 
 
 def test_the_most_moving_are_pooled_or_taken_per_sample():

@@ -135,3 +135,13 @@ def test_sincos_tables():
     grid = layers.sincos_2d(3, 5, 16).reshape(3, 5, 16)
     np.testing.assert_array_equal(grid[2, 4, :8], table[4])  # column first
     np.testing.assert_array_equal(grid[2, 4, 8:], table[2])
+
+
+def test_another_initialisation_of_a_linear_layer_starts_its_bias_at_zero():
+    x = jnp.ones((1, 50))
+    xavier = layers.Linear(200, kernel_init=jax.nn.initializers.glorot_uniform()).init(jax.random.key(0), x)["params"]
+    assert not np.any(xavier["bias"])
+    assert 0.9 < np.abs(xavier["kernel"]).max() / np.sqrt(6 / 250) <= 1
+    stock = layers.Linear(200).init(jax.random.key(0), x)["params"]
+    for value in stock.values():
+        assert 0.9 < np.abs(value).max() * np.sqrt(50) <= 1
