@@ -21,6 +21,7 @@ from typing import Literal, Protocol
 import mujoco
 import numpy as np
 
+from t2p.geometry.rotations import matrix_from_6d
 from t2p.io import UserError
 from t2p.sim.robots.base import Robot
 
@@ -316,13 +317,11 @@ class OscDelta:
 
 
 def orthonormal(columns: np.ndarray) -> np.ndarray:
-    """6D rotation [6] (first two columns, one after the other) -> matrix [3, 3], by Gram-Schmidt."""
+    """6D rotation [6] (first two columns, one after the other) -> matrix [3, 3]; UserError where it is none."""
     a, b = columns[:3], columns[3:]
-    third = np.cross(a, b)
-    if np.linalg.norm(third) <= 1e-6 * max(np.linalg.norm(a), np.linalg.norm(b)) ** 2:
+    if np.linalg.norm(np.cross(a, b)) <= 1e-6 * max(np.linalg.norm(a), np.linalg.norm(b)) ** 2:
         raise UserError(f"the 6D rotation {columns.tolist()} has parallel or zero columns: it is no rotation")
-    x, z = a / np.linalg.norm(a), third / np.linalg.norm(third)
-    return np.stack([x, np.cross(z, x), z], axis=1)
+    return matrix_from_6d(np.asarray(columns, float))
 
 
 def _shorten(vector: np.ndarray, limit: float) -> np.ndarray:
