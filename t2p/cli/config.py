@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from t2p.io import UserError
+from t2p.train.bounds import check_values
 from t2p.train.defaults import check_keys, flat_keys, nearest
 
 PREFIX = "--config."
@@ -19,13 +20,16 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
     """spec: FILE.py or FILE.py:variant, whose get_config(variant) gives the config. overrides: "--config.key=value"
     (or "--config.key", "value"), typed like the value that they replace. Returns the locked config.
 
-    Raises UserError for a missing file, an unknown key (naming the nearest one) or a value of another type."""
+    Raises UserError for a missing file, an unknown key (naming the nearest one), a value of another type or out of
+    bounds."""
     if not Path(spec.partition(":")[0]).is_file():
         raise UserError(f"no config file {spec.partition(':')[0]}; expected FILE.py or FILE.py:variant")
     config = _parse(spec, ())
     check_keys(config)
     _check_overrides(config, overrides)
-    return _parse(spec, overrides) if overrides else config
+    config = _parse(spec, overrides) if overrides else config
+    check_values(config)
+    return config
 
 
 def _parse(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
@@ -35,11 +39,25 @@ def _parse(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
     try:
         values(arguments)
         config = values["config"].value
-    except (flags.Error, TypeError, KeyError) as e:
-        raise UserError(f"config {spec}: {type(e).__name__}: {str(e).strip().splitlines()[-1]}") from e
+    except (flags.Error, UserError, TypeError, KeyError) as e:
+        if own := _own_error(e):  # of the config file: it says in its words what is wrong
+            raise own from None
+        kind = "" if isinstance(e, flags.Error) else f"{type(e).__name__}: "  # absl's name says nothing to a user
+        raise UserError(f"config {spec}: {kind}{str(e).strip().splitlines()[-1]}") from e
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"config {spec}: get_config gave {type(config).__name__}; expected a ConfigDict")
     return config
+
+
+def _own_error(error: BaseException) -> UserError | None:
+    """The UserError behind an error, the first that was raised: absl and ml_collections wrap it, the latter in its
+    own type and with a traceback for its text."""
+    found: UserError | None = None
+    step: BaseException | None = error
+    while step is not None:
+        found = step if isinstance(step, UserError) else found
+        step = step.__cause__ or step.__context__
+    return found
 
 
 def _check_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
@@ -52,6 +70,11 @@ def _check_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str]
         if not argument.startswith(PREFIX):
             raise UserError(f"unexpected argument {argument!r}; settings are given as --config.key=value")
         key, equals, _ = argument.removeprefix(PREFIX).partition("=")
+        if key not in known and key.startswith("init_from."):
+            raise UserError(
+                f"config.{key} cannot be given on the command line: init_from is set in a config file only, as "
+                'c.init_from.NAME = {"path": DIR, "rules": ((REGEX, "load"), ...)}'
+            )
         if key not in known:
             raise UserError(f"unknown key config.{key}{nearest(key, known)}")
         value_expected = not equals

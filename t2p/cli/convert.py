@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image_size", type=int, nargs=2, metavar=("H", "W"), help="of the model's pictures, if the file does not tell"
     )
     parser.add_argument(
-        "--text_encoder", default="bert", metavar="NAME", help="what made its sentence vectors (default: bert)"
+        "--text_encoder",
+        default="bert",
+        metavar="NAME",
+        help="what made its sentence vectors: bert (default), bert_mean, precomputed or hashed",
     )
     parser.add_argument("--text_path", default="", metavar="DIR", help="the text encoder's directory or file")
     parser.add_argument("--views", nargs="+", metavar="NAME", help="the camera views that it is used on")
@@ -55,15 +58,17 @@ def convert(
 ) -> tuple[ml_collections.ConfigDict, int]:
     """Writes the checkpoint and returns its config and number of parameters.
 
-    Raises UserError for a file that cannot be read, names that are missing or unknown (all of them), shapes that do
-    not fit, or an `out` that already holds a checkpoint."""
+    Raises UserError for an unknown text encoder, a file that cannot be read, names that are missing or unknown (all
+    of them), shapes that do not fit, or an `out` that already holds a checkpoint."""
     from t2p import checkpoint
     from t2p.convert.base import strip_prefix, to_variables
     from t2p.convert.registry import CONVERTERS
     from t2p.io import load_arrays
+    from t2p.methods.language import check_encoder
     from t2p.methods.registry import make_stage
     from t2p.train.plan import describe, window_shapes
 
+    check_encoder(text_encoder, "--text_encoder")
     if not Path(file).is_file():
         raise UserError(f"{file} does not exist; expected a file of official weights")
     converter = CONVERTERS[model]()

@@ -9,6 +9,8 @@ from etils import epath
 
 from t2p.io import UserError, write_json
 
+ONE_CLIP = "The data holds one clip only: nothing is measured with the image or the sentence of another clip."
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a training workdir or converted checkpoint")
@@ -31,17 +33,22 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
         print(f"{who:44s} mse {values['mse (moving)']:9.3f} px²  delta {values['delta (moving)']:.3f}  (moving points)")
     for name, value in metrics["ratios"].items():
         print(f"{name:44s} {value:.3f}")
+    if "note" in metrics:
+        print(metrics["note"])
     print(f"report: {out / 'report.html'}")
     return 0
 
 
 def evaluate(args: argparse.Namespace, out: epath.Path) -> dict[str, Any]:
-    """Everything `t2p eval` does; returns what it wrote to metrics.json."""
+    """Everything `t2p eval` does; returns what it wrote to metrics.json.
+
+    Raises UserError for numbers out of bounds, a checkpoint or data that cannot be read, and clips without motion."""
     from t2p.data.pipeline import evaluation_batches, sentences
     from t2p.eval import report, track_report, tracks
     from t2p.eval.restore import restore
     from t2p.methods import language
 
+    _check_numbers(args)
     restored = restore(args.checkpoint, args.which, args.text_path)
     config, stage = restored.config, restored.stage
     sources = _sources(args, config)
@@ -57,10 +64,12 @@ def evaluate(args: argparse.Namespace, out: epath.Path) -> dict[str, Any]:
         batches=args.batches,
     )
     clips = tracks.gather(stage.window, batches, history=history)
-    predicted = tracks.predictions(stage, restored.variables, clips, args.batch_size)
+    several = clips.rows > 1 and _clip_count(sources) > 1
+    predicted = tracks.predictions(stage, restored.variables, clips, args.batch_size, others=several)
     measures = tracks.measure(clips, predicted)
     where = ", ".join(f"{s.path} ({s.split}, {s.tracks or stage.window.track_set})" for s in sources.values())
     note = f"{config.stage} from {args.checkpoint} ({args.which}); held-out data: {where}; text: {config.text.encoder}."
+    note = note if several else f"{note} {ONE_CLIP}"
     metrics = {
         "measures": measures,
         "ratios": tracks.verdict(measures),
@@ -70,11 +79,33 @@ def evaluate(args: argparse.Namespace, out: epath.Path) -> dict[str, Any]:
         "text_encoder": config.text.encoder,
         "versions": restored.meta["versions"],
     }
+    if not several:
+        metrics["note"] = ONE_CLIP
     write_json(out / "metrics.json", metrics)
     curves = track_report.training_curves(args.checkpoint)
     sections = track_report.track_sections(clips, predicted, measures, curves, note)
     report.write_report(out / "report.html", f"t2p: {config.stage}", sections)
     return metrics
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    if args.batches < 0:
+        raise UserError(f"--batches is {args.batches}; expected at least 0 (0: the whole split)")
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size is {args.batch_size}; expected at least 1")
+
+
+def _clip_count(sources: Any) -> int:
+    """How many different episodes the sources keep. The rows of an evaluation are spread over all of them, so that
+    two rows or more are of two clips if there are two."""
+    from t2p.data.mixture import open_dataset, select_episodes
+
+    found = set()
+    for name, source in sources.items():
+        infos = open_dataset(name, source).infos
+        numbers = select_episodes(name, infos, tuple(source.tasks), source.fraction)
+        found |= {(source.path, source.split, infos[n].id) for n in numbers}
+    return len(found)
 
 
 def _sources(args: argparse.Namespace, config: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t2p.io import UserError
+from t2p.io import UserError, is_remote
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +30,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     if rest:
         raise UserError(f"unknown arguments {rest}; t2p predict --help lists what there is")
     points = parse_points(args.points) if args.points else grid(args.grid)
-    if Path(args.out).suffix not in (".png", ".mp4"):
-        raise UserError(f"--out is {args.out!r}; expected a file that ends in .png or .mp4")
+    _check_out(args.out)
     picture = read_image(args.image)
     tracks = predict(args.checkpoint, args.which, picture, args.sentence, points, args.text_path)
     _draw(args.out, picture, tracks)
@@ -41,6 +40,14 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _check_out(out: str) -> None:
+    """Before the prediction is made, which takes a while."""
+    if Path(out).suffix not in (".png", ".mp4"):
+        raise UserError(f"--out is {out!r}; expected a file that ends in .png or .mp4")
+    if not is_remote(out) and not Path(out).parent.is_dir():
+        raise UserError(f"--out is {out!r}, but there is no folder {str(Path(out).parent)!r}; make it first")
+
+
 def parse_points(texts: list[str]) -> np.ndarray:
     """["0.5,0.25", ...] -> [N, 2] float32, refused outside the picture."""
     try:
@@ -48,7 +55,7 @@ def parse_points(texts: list[str]) -> np.ndarray:
         assert points.shape == (len(texts), 2)
     except (ValueError, AssertionError):
         raise UserError(f"--points is {texts}; expected pairs x,y such as 0.5,0.25") from None
-    if (points < 0).any() or (points > 1).any():
+    if not ((points >= 0) & (points <= 1)).all():  # NaN is neither
         raise UserError(
             f"--points is {texts}; expected numbers between 0 and 1: divide pixels by the picture's width and height"
         )
@@ -57,17 +64,20 @@ def parse_points(texts: list[str]) -> np.ndarray:
 
 def grid(side: int) -> np.ndarray:
     """[side * side, 2] points at the centres of a regular grid."""
+    if side < 1:
+        raise UserError(f"--grid is {side}; expected at least 1, the points on a side")
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side
     return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
 
 
 def read_image(path: str) -> np.ndarray:
-    """-> [H, W, 3] uint8."""
-    from PIL import Image, UnidentifiedImageError
+    """-> [H, W, 3] uint8. UserError for what is no whole picture (missing, a folder, another format, cut off)."""
+    from PIL import Image
 
     try:
-        return np.asarray(Image.open(path).convert("RGB"))
-    except (FileNotFoundError, UnidentifiedImageError) as e:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:  # as Pillow's formats raise them
         raise UserError(f"cannot read {path} as a picture ({e}); expected a PNG or JPEG file") from None
 
 
@@ -87,13 +97,14 @@ def predict(
 
 
 def _draw(out: str, picture: np.ndarray, tracks: np.ndarray) -> None:
-    from PIL import Image
-
-    from t2p.eval.overlay import draw_tracks, write_video
+    from t2p.eval.overlay import draw_tracks, write_image, write_video
 
     frames = np.repeat(picture[None], len(tracks), axis=0)
     drawn = draw_tracks(frames, tracks, np.ones(tracks.shape[:2], bool), trail=len(tracks))
-    if out.endswith(".mp4"):
-        write_video(out, drawn, fps=6)
-    else:
-        Image.fromarray(drawn[-1]).save(out)
+    try:
+        if out.endswith(".mp4"):
+            write_video(out, drawn, fps=6)
+        else:
+            write_image(out, drawn[-1])
+    except OSError as e:
+        raise UserError(f"cannot write --out {out} ({e}); expected a file in a folder that you may write to") from e

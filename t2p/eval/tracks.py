@@ -20,6 +20,7 @@ from t2p.methods.base import Stage, Variables
 from t2p.metrics.tracks import track2act_delta
 from t2p.types import Array, Batch, FieldWindow, Tracks, WindowSpec
 
+OTHERS = ("image and sentence", "image", "sentence")  # what is taken from another clip
 HISTORY = (-2, -1)  # the two frames before t, for the constant-velocity rule
 MOVING_PIXELS = 2.0
 
@@ -147,23 +148,30 @@ def other_clip(clips: Clips) -> np.ndarray:
     return np.roll(np.arange(clips.rows), clips.rows // 2)
 
 
-def predictions(stage: Stage, variables: Variables, clips: Clips, batch_size: int = 64) -> dict[str, np.ndarray]:
-    """{who: [R, T, N, 2]}: the model, the same with image and sentence of another clip, and the two rules."""
+def predictions(
+    stage: Stage, variables: Variables, clips: Clips, batch_size: int = 64, others: bool = True
+) -> dict[str, np.ndarray]:
+    """{who: [R, T, N, 2]}: the model, the same with image and sentence of another clip, and the two rules.
+
+    others: False where all rows are of one clip, which has no other to take an image or a sentence from."""
+    run = predicted_points(stage)
+    seen = {"model": clips.batch}
+    if others:
+        seen |= {f"model, {what} of another clip": batch for what, batch in _with_other_cues(clips).items()}
+    result = {who: _in_batches(run, variables, batch, batch_size) for who, batch in seen.items()}
+    result["no motion"] = no_motion(clips)
+    velocity = constant_velocity(clips)
+    return result if velocity is None else {**result, "constant velocity": velocity}
+
+
+def _with_other_cues(clips: Clips) -> dict[str, Batch]:
+    """The batch with the image, the sentence or both of another clip, by what is exchanged."""
     order = other_clip(clips)
     images = {v: x[order] for v, x in clips.batch.images.items()}
     text = None if clips.batch.text is None else clips.batch.text[order]
-    run = predicted_points(stage)
-    result = {
-        "model": _in_batches(run, variables, clips.batch, batch_size),
-        "model, image and sentence of another clip": _in_batches(
-            run, variables, clips.batch.replace(images=images, text=text), batch_size
-        ),
-        "model, image of another clip": _in_batches(run, variables, clips.batch.replace(images=images), batch_size),
-        "model, sentence of another clip": _in_batches(run, variables, clips.batch.replace(text=text), batch_size),
-        "no motion": no_motion(clips),
-    }
-    velocity = constant_velocity(clips)
-    return result if velocity is None else {**result, "constant velocity": velocity}
+    own = clips.batch
+    batches = own.replace(images=images, text=text), own.replace(images=images), own.replace(text=text)
+    return dict(zip(OTHERS, batches, strict=True))
 
 
 def predicted_points(stage: Stage) -> Callable[[Variables, Batch], jax.Array]:
@@ -241,12 +249,12 @@ def _measure(clips: Clips, value: np.ndarray, points: Mapping[str, np.ndarray]) 
 
 
 def verdict(result: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The ratios that say whether a model learned to read its cues, from squared errors on moving points."""
+    """The ratios that say whether a model learned to read its cues, from squared errors on moving points; those whose
+    measures are there."""
     mse = {who: values["mse (moving)"] for who, values in result.items()}
-    ratios = {
-        "model / no motion": mse["model"] / mse["no motion"],
-        "another clip's cues / model": mse["model, image and sentence of another clip"] / mse["model"],
-    }
+    ratios = {"model / no motion": mse["model"] / mse["no motion"]}
+    if (other := f"model, {OTHERS[0]} of another clip") in mse:
+        ratios["another clip's cues / model"] = mse[other] / mse["model"]
     if "constant velocity" in mse:
         ratios["model / constant velocity"] = mse["model"] / mse["constant velocity"]
     return ratios

@@ -15,11 +15,23 @@ from t2p import pytrees  # noqa: F401
 from t2p.geometry.conventions import from_atm, to_atm
 from t2p.io import UserError
 from t2p.methods.base import Variables
+from t2p.methods.bounds import COUNT, NUMBER, SHARE, Bound, check_bounds
 from t2p.models.atm import VARIANTS, TrackTransformer, unpatchify
 from t2p.models.layers import resolve_attention
 from t2p.types import ANY_VIEW, Array, Batch, FieldWindow, Prediction, Tracks, WindowSpec
 
 STAGE = "atm.track_transformer"
+_DROPOUT = Bound(0, most=255 / 256)  # t2p.models.layers.dropout draws to one part in 256
+BOUNDS = {
+    **dict.fromkeys(("window.points", "window.horizon"), COUNT),
+    **dict.fromkeys((f"model.{name}" for name in ("dim", "depth", "heads", "patch", "frames")), COUNT),
+    **dict.fromkeys((f"model.{name}" for name in ("track_steps", "track_patch", "text_hidden", "text_layers")), COUNT),
+    "model.head_dim": NUMBER,  # 0: dim / heads
+    "model.attention_dropout": _DROPOUT,
+    "model.mlp_dropout": _DROPOUT,
+    **dict.fromkeys((f"loss.{name}" for name in ("track", "image", "invisible", "invisible_validation")), NUMBER),
+    "loss.patch_mask": SHARE,
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class TrackTransformerStage:
 
     @classmethod
     def from_config(cls, config: ml_collections.ConfigDict) -> TrackTransformerStage:
+        check_bounds(config, BOUNDS)
         window = config.window
         model, views = _model(config), tuple(window.views)
         return cls(model, Loss(**config.loss), views, window.track_set, window.points, window.horizon)
@@ -159,7 +172,15 @@ def _model(config: ml_collections.ConfigDict) -> TrackTransformer:
 
 
 def _check(model: Mapping[str, Any]) -> None:
-    h, w = model["image_size"]
+    """Raises UserError for sizes that do not go together; BOUNDS has been checked."""
+    size = model["image_size"]
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"model.image_size is {size}; expected (height, width), each at least 1")
+    if model["head_dim"] < 1:
+        raise UserError(
+            f"model.dim {model['dim']} is less than model.heads {model['heads']}; expected at least as much"
+        )
+    h, w = size
     if h % model["patch"] or w % model["patch"]:
         raise UserError(f"model.image_size {h}x{w} is not a multiple of model.patch {model['patch']}")
     if model["track_steps"] % model["track_patch"]:

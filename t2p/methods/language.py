@@ -28,8 +28,7 @@ def embed(text: Mapping[str, Any], sentences: Iterable[str]) -> Vectors:
     text: a config's {"encoder", "path", "width"}. Raises UserError when the encoder is unknown, its files are
     missing, a sentence has no vector, or vectors are not `width` wide."""
     encoder, distinct = text["encoder"], sorted(set(sentences))
-    if encoder not in ENCODERS:
-        raise UserError(f"text.encoder is {encoder!r}; expected one of {', '.join(ENCODERS)}")
+    check_encoder(encoder)
     if encoder != "hashed" and not text["path"]:
         raise UserError(
             f"text.encoder {encoder!r} needs text.path: {_WHAT_PATH[encoder]}; "
@@ -43,6 +42,12 @@ def embed(text: Mapping[str, Any], sentences: Iterable[str]) -> Vectors:
                 f"set text.width to the encoder's width"
             )
     return vectors
+
+
+def check_encoder(name: str, setting: str = "text.encoder") -> None:
+    """UserError names the encoders that there are; setting: where the name was given."""
+    if name not in ENCODERS:
+        raise UserError(f"{setting} is {name!r}; expected one of {', '.join(ENCODERS)}")
 
 
 _WHAT_PATH = {

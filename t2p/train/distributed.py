@@ -21,21 +21,24 @@ def initialize(coordinator: str = "", processes: int = 0, process: int = -1, hea
     JAX_NUM_PROCESSES and JAX_PROCESS_ID. Without them JAX finds Slurm, Open MPI, Kubernetes and TPU pods by itself,
     where the environment says that there is more than one process, or T2P_DISTRIBUTED=1 does. T2P_DISTRIBUTED=0
     never joins (a plain python inside an srun shell looks like a cluster). heartbeat: seconds after which the
-    others give up on a process that died."""
+    others give up on a process that died.
+
+    Raises UserError where some of coordinator, processes and process are given and others are not."""
     environment = os.environ
     if environment.get(SWITCH) == "0" or jax.distributed.is_initialized():
         return False
     coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS", "")
-    if not coordinator:
+    processes = processes or _number(environment, "JAX_NUM_PROCESSES", 0)
+    process = process if process != -1 else _number(environment, "JAX_PROCESS_ID", -1)
+    if not coordinator and processes == 0 and process == -1:
         if environment.get(SWITCH) != "1" and not looks_like_cluster(environment):
             return False
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
         return True
-    processes = processes or _number(environment, "JAX_NUM_PROCESSES", 0)
-    process = process if process >= 0 else _number(environment, "JAX_PROCESS_ID", -1)
-    if processes < 1 or not 0 <= process < processes:
+    if not coordinator or processes < 1 or not 0 <= process < processes:
+        known = f"coordinator {coordinator or 'not given'}", f"number of processes {processes or 'not given'}"
         raise UserError(
-            f"coordinator {coordinator} with {processes} processes and process id {process}; expected all three: "
+            f"{', '.join(known)}, process id {'not given' if process == -1 else process}; expected all three: "
             "--coordinator HOST:PORT --num_processes N --process_id 0..N-1 (or JAX_COORDINATOR_ADDRESS, "
             f"JAX_NUM_PROCESSES, JAX_PROCESS_ID); {SWITCH}=0 trains alone"
         )

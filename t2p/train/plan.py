@@ -22,6 +22,7 @@ from t2p.checkpoint import provenance
 from t2p.io import UserError
 from t2p.methods.base import Stage
 from t2p.methods.registry import make_stage
+from t2p.train.bounds import check_values
 from t2p.train.evals import Eval, validation
 from t2p.train.feed import Batches, to_device
 from t2p.train.init_from import held_paths
@@ -138,9 +139,7 @@ def make_plan(config: ml_collections.ConfigDict, example: Batch | None = None) -
     example: shapes of a global batch (see window_shapes), for a plan that never trains: no data is read, no
     sentence embedded."""
     check_accelerator(config.accelerator)
-    for name in ("steps", "eval.every", "checkpoint.every", "log.every"):
-        if (value := _get(config, name)) < 1:
-            raise UserError(f"{name} is {value}; expected at least 1")
+    check_values(config)
     mesh = make_mesh(config)
     check_batch(config, mesh)
     block = rows_of_process(mesh, config.batch_size)
@@ -170,12 +169,6 @@ def check_accelerator(wanted: str) -> None:
             f"accelerator {wanted!r} was asked for, but JAX runs on {found!r} ({jax.device_count()} devices); install "
             f"jax for it (pip install 't2p[{wanted}]'), or set config.accelerator to '' to take what is there"
         )
-
-
-def _get(config: ml_collections.ConfigDict, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
 
 
 def _embed(config: ml_collections.ConfigDict) -> Mapping[str, np.ndarray]:

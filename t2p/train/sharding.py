@@ -61,7 +61,7 @@ def rows_of_process(mesh: Mesh, batch_size: int) -> tuple[int, int] | None:
 def check_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     """The global batch must divide into micro-batches, and each of those over the mesh."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if config.accumulation < 1 or config.batch_size < 1 or config.batch_size % (config.accumulation * shards):
+    if config.batch_size % (config.accumulation * shards):
         raise UserError(
             f"batch_size {config.batch_size} does not divide over accumulation {config.accumulation} x {shards} "
             f"shards (mesh data x fsdp); expected a multiple of {config.accumulation * shards}"

@@ -119,6 +119,20 @@ def test_a_model_that_reads_its_cues_suffers_without_them() -> None:
     assert result["model, image and sentence of another clip"]["mse (moving)"] < 1e-6
 
 
+def test_one_clip_alone_has_no_other_to_take_cues_from() -> None:
+    found = clips(right(5))
+    several, alone = (tracks.predictions(Oracle(), {}, found, others=others) for others in (True, False))
+    several, alone = ({who: x + 0.01 for who, x in predicted.items()} for predicted in (several, alone))  # none exact
+    assert set(several) - set(alone) == {
+        f"model, {what} of another clip" for what in ("image and sentence", "image", "sentence")
+    }
+    measures = tracks.measure(found, several)
+    assert tracks.measure(found, alone) == {who: measures[who] for who in alone}
+    ratios = tracks.verdict(measures)
+    assert ratios.pop("another clip's cues / model") > 0
+    assert tracks.verdict(tracks.measure(found, alone)) == ratios
+
+
 def test_filling_rows_hidden_points_and_padding_do_not_count() -> None:
     given = batch(right(4), mask=np.array([True, True, True, False]))
     found = given.tracks["exact"][ANY_VIEW]

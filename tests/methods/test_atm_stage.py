@@ -209,6 +209,39 @@ def test_sizes_that_do_not_fit_are_refused(model, word):
         make_stage(config(**model))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "bound"),
+    [
+        *((f"model.{name}", 0, "at least 1") for name in ("dim", "depth", "heads", "patch", "frames", "track_steps")),
+        *((f"model.{name}", -1, "at least 1") for name in ("track_patch", "text_hidden", "text_layers")),
+        ("model.head_dim", -1, "at least 0"),
+        ("model.mlp_dropout", 1.0, "at least 0 and at most 0.996094"),
+        ("window.points", 0, "at least 1"),
+        ("window.horizon", 0, "at least 1"),
+        ("loss.patch_mask", 1.5, "at least 0 and at most 1"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused(key, value, bound):
+    c = config()
+    part, name = key.split(".")
+    c[part][name] = value
+    with pytest.raises(UserError, match=f"^{key} is {value}; expected {bound}$"):
+        make_stage(c)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"image_size": (0, 24)}, r"model.image_size is \(0, 24\); expected \(height, width\)"),
+        ({"image_size": (16, 24, 3)}, "expected .height, width."),
+        ({"dim": 4, "heads": 8}, "model.dim 4 is less than model.heads 8"),
+    ],
+)
+def test_sizes_without_meaning_are_refused(model, message):
+    with pytest.raises(UserError, match=message):
+        make_stage(config(**model))
+
+
 def test_images_of_another_size_are_refused(stage, variables):
     b = batch()
     small = b.replace(images={ANY_VIEW: b.images[ANY_VIEW][:, :, :8]})

@@ -13,6 +13,7 @@ from train_fakes import numpy_variables
 
 from t2p import checkpoint
 from t2p.cli.main import main
+from t2p.data.statistics import to_json
 from t2p.data.store import DamagedRecord, Dataset
 from t2p.train.evals import Eval
 from t2p.train.loop import train
@@ -46,6 +47,17 @@ def test_resuming_with_other_workers_changes_no_bit(clips, tmp_path):
     _, meta = checkpoint.load(tmp_path / "parts", "latest")
     assert meta["shapes"]["images"]["any"][-3:] == [32, 32, 3]
     assert meta["statistics"] == {"clips": {}}
+
+
+def test_checkpoints_hold_the_statistics_of_the_training_data(tmp_path):
+    actions = np.random.default_rng(0).normal(size=(18, 3)).astype(np.float32)
+    data = write_clips(tmp_path / "d", count=2, columns={"actions": actions})
+    train(atm_config(data, steps=2), tmp_path / "w")
+    _, meta = checkpoint.load(tmp_path / "w", "latest")
+    found = Dataset(data, "train").statistics
+    assert meta["statistics"] == {"clips": {"actions": to_json(found["actions"])}}
+    assert found["actions"].count == 36
+    np.testing.assert_allclose(meta["statistics"]["clips"]["actions"]["mean"], actions.mean(0), rtol=1e-5)
 
 
 def damage_one_picture(data: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 import pytest
@@ -50,12 +51,55 @@ def test_variants_and_overrides(config_file):
         ("--config.learning_rate=3", "unknown key config.learning_rate; did you mean config.optimizer.learning_rate?"),
         ("--config.optimizer.clip=3", "unknown key config.optimizer.clip; did you mean config.optimizer.clip_norm?"),
         ("--config.model.dropuot=3", "unknown key config.model.dropuot; did you mean config.model.dropout?"),
+        (
+            "--config.init_from.track.path=d",
+            "config.init_from.track.path cannot be given on the command line: init_from is set in a config file only, "
+            'as c.init_from.NAME = {"path": DIR, "rules": ((REGEX, "load"), ...)}',
+        ),
         ("--batch_size=3", "unexpected argument '--batch_size=3'; settings are given as --config.key=value"),
     ],
 )  # fmt: skip
 def test_unknown_keys_name_the_nearest(config_file, argument, message, capsys):
     assert main(["train", "--config", config_file, "--workdir", "unused", argument]) == 2
     assert capsys.readouterr().err == f"t2p train: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "bound"),
+    [
+        ("batch_size=0", "at least 1"), ("batch_size=-3", "at least 1"), ("accumulation=0", "at least 1"),
+        ("steps=-3", "at least 1"), ("data.workers=-1", "at least 0"), ("eval.batches=-2", "at least 0"),
+        ("eval.every=0", "at least 1"), ("checkpoint.every=0", "at least 1"), ("checkpoint.keep=0", "at least 1"),
+        ("log.every=0", "at least 1"), ("text.width=0", "at least 1"), ("optimizer.clip_norm=-1.0", "at least 0"),
+        ("optimizer.learning_rate=0.0", "a number above 0"), ("optimizer.learning_rate=nan", "a number above 0"),
+        ("optimizer.eps=0.0", "a number above 0"), ("optimizer.ema=1.0", "at least 0 and below 1"),
+        ("optimizer.b1=1.0", "at least 0 and below 1"), ("optimizer.b2=-0.5", "at least 0 and below 1"),
+        ("optimizer.weight_decay=-0.1", "at least 0"), ("optimizer.warmup_steps=-1", "at least 0"),
+        ("dtype=float99", "one of float32, bfloat16, float16"),
+    ],
+)  # fmt: skip
+def test_values_out_of_bounds_are_refused_by_key_value_and_bound(config_file, setting, bound, capsys):
+    key, _, value = setting.partition("=")
+    said = f"{key} is {value if key != 'dtype' else repr(value)}; expected {bound}"
+    for command in (["train", "--workdir", "unused"], ["inspect"]):
+        assert main([*command, "--config", config_file, f"--config.{setting}"]) == 2
+        assert capsys.readouterr().err == f"t2p {command[0]}: {said}\n"
+    config = load_config(config_file)
+    part = config
+    *path, last = key.split(".")
+    for name in path:
+        part = part[name]
+    part[last] = type(part[last])(value)
+    with pytest.raises(UserError, match=re.escape(said)):
+        make_plan(config)
+
+
+def test_what_a_config_file_refuses_is_said_in_its_own_words(capsys):
+    assert main(["train", "--config", f"{ATM}:nope", "--workdir", "unused"]) == 2
+    said = "t2p train: unknown variant 'nope'; expected one of debug, cpu, cpu_videos, paper, released\n"
+    assert capsys.readouterr().err == said
+    assert main(["train", "--config", f"{ATM}:debug", "--workdir", "unused", "--config.batch_size=many"]) == 2
+    assert "FlagValueError" not in capsys.readouterr().err
 
 
 def test_values_of_another_type_and_missing_files_are_refused(config_file, tmp_path):
@@ -141,7 +185,17 @@ def test_joining_other_processes_needs_all_three_settings(monkeypatch):
     assert not initialize()
     with pytest.raises(UserError, match="expected all three"):
         initialize("localhost:1", 2)
+    all_three = "coordinator not given, number of processes .*--coordinator .*--num_processes .*--process_id"
+    for processes, process in ((2, -1), (0, 1), (2, 0), (0, 0)):
+        with pytest.raises(UserError, match=all_three):
+            initialize("", processes, process)
+    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        with monkeypatch.context() as with_one:
+            with_one.setenv(name, "1")
+            with pytest.raises(UserError, match=all_three):
+                initialize()
     monkeypatch.setenv("T2P_DISTRIBUTED", "0")
+    assert not initialize("", 2, 0)
     assert not initialize("localhost:1", 2, 0)
     assert looks_like_cluster({"SLURM_STEP_NUM_TASKS": "2"}) and not looks_like_cluster({"SLURM_STEP_NUM_TASKS": "1"})
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 
 from t2p.cli.config import load_config
 from t2p.data.sources import open_source
@@ -19,9 +22,11 @@ SETTINGS = (
 ).replace(", ", ",")
 
 
-def write_clips(folder: Path, count: int = 4) -> str:
+def write_clips(folder: Path, count: int = 4, columns: Mapping[str, np.ndarray] | None = None) -> str:
+    """columns: given to every clip; one row for each of its 18 frames."""
     source = open_source("", "synthetic", count=count, size=(32, 32), num_frames=18, num_points=32)
-    write_shard(folder, "train", 0, [source.read(key) for key in list(source.keys())])
+    episodes = [replace(e, columns=columns or e.columns) for e in map(source.read, list(source.keys()))]
+    write_shard(folder, "train", 0, episodes)
     finish(folder, shards={"train": 1})
     return str(folder)
 
