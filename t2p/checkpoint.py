@@ -73,11 +73,9 @@ class Checkpoints:
         self._best, self._mode = best, mode
         self.best_step: int | None = None
         self.best_value = math.inf if mode == "min" else -math.inf
-        options = ocp.CheckpointManagerOptions(
-            create=not read_only,
-            preservation_policy=_Keep(keep, self),
-            cleanup_tmp_directories=not read_only,
-        )
+        if not read_only:
+            _remove_unfinished(self.root)
+        options = ocp.CheckpointManagerOptions(create=not read_only, preservation_policy=_Keep(keep, self))
         handlers = {name: ocp.StandardCheckpointHandler() for name in ITEMS} | {"meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.root, options=options, item_handlers=handlers)
         for step in self.steps:
@@ -320,6 +318,16 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
 def _target(x: Any) -> Any:
     """Orbax reads NumPy arrays where the target is one; this one takes no memory."""
     return np.broadcast_to(np.zeros((), x.dtype), x.shape) if getattr(x, "sharding", None) is None else x
+
+
+def _remove_unfinished(root: epath.Path) -> None:
+    """Removes what a killed run left half-written. Done before anything is written: Orbax's own clean-up runs in the
+    background, beside the first save, and can take away the files of `save_frozen`."""
+    if jax.process_index() == 0 and root.is_dir():
+        for name in ocp.path.step.tmp_checkpoints(root):
+            (root / name).rmtree()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"clean {root}")
 
 
 def _absolute(path: epath.Path) -> epath.Path:

@@ -16,5 +16,5 @@ def _register(cls: type) -> None:
     jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=list(static))
 
 
-for _cls in (types.Tracks, types.Camera, types.Batch, types.Prediction, types.Statistics):
+for _cls in (types.Tracks, types.Camera, types.Cloud, types.Batch, types.Prediction, types.Statistics):
     _register(_cls)

@@ -100,10 +100,21 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Cloud:
+    """A point cloud in a camera's frame. points: [..., N, 3] float32, metres (OpenCV frame); colors: [..., N, 3] uint8;
+    valid: [..., N] bool, False on points that only fill up the array."""
+
+    points: Array
+    colors: Array
+    valid: Array
+
+
+@dataclass(frozen=True)
 class Batch:
     """What a Stage sees. Any field may be absent (None or empty).
 
-    images: {view: uint8 [B, To, H, W, 3]}; goal: {view: uint8 [B, H, W, 3]}; tracks: {set name: {view: Tracks
+    images: {view: uint8 [B, To, H, W, 3]}; depth: {view: float32 [B, To, H, W], metres}; cloud: of the first frame,
+    in the first view's camera; goal: {view: uint8 [B, H, W, 3]}; tracks: {set name: {view: Tracks
     [B, T, N, D]}}; text: [B, E] float32; proprio: {name: [B, To, d]}; actions: [B, Ha, A] with action_valid
     [B, Ha] bool; cameras: {view: (K [B, 3, 3], T_base_cam [B, 4, 4])}; has: {field: bool [B]}, False where a
     mixture's source lacks the field (then zeros stand there); index: [B] int64, the global position of each
@@ -111,6 +122,8 @@ class Batch:
     """
 
     images: Mapping[str, Array] = field(default_factory=dict)
+    depth: Mapping[str, Array] = field(default_factory=dict)
+    cloud: Cloud | None = None
     goal: Mapping[str, Array] = field(default_factory=dict)
     tracks: Mapping[str, Mapping[str, Tracks]] = field(default_factory=dict)
     text: Array | None = None
@@ -124,6 +137,9 @@ class Batch:
 
     def replace(self, **changes: Any) -> Batch:
         return replace(self, **changes)
+
+
+Observation = Batch  # a Batch without targets, To = 1: what a Policy sees of E environments (the batch axis)
 
 
 @dataclass(frozen=True)
@@ -194,6 +210,33 @@ class InitialState:
     qvel: np.ndarray
     body_pos: np.ndarray
     body_quat: np.ndarray
+
+
+ActionKind = Literal["setpoint_pose", "osc_delta"]
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What one action of a policy means.
+
+    "setpoint_pose" [10]: the tool's position (m), 6D rotation (first two columns) and gripper (0 open, 1 closed),
+    held until it has settled. "osc_delta" [7] in [-1, 1]: relative motion at 20 Hz and gripper (-1 opens, 1 closes).
+    frame: in which positions and axes are given; "base": the robot's base."""
+
+    kind: ActionKind
+    dim: int
+    frame: Literal["base"] = "base"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One policy step of E environments. obs: what they see after it; success, failed: [E] bool (failed: the physics
+    came apart; the environment then rests until it is reset); sim_time: [E] float64, seconds since each reset."""
+
+    obs: Observation
+    success: np.ndarray
+    failed: np.ndarray
+    sim_time: np.ndarray
 
 
 class DepthSource(Protocol):

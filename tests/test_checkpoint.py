@@ -81,6 +81,16 @@ def test_an_unfinished_checkpoint_does_not_count(tmp_path):
         checkpoint.load(tmp_path)
 
 
+def test_what_is_half_written_is_gone_before_anything_new_is_written(tmp_path):
+    left = tmp_path / "checkpoints/7.orbax-checkpoint-tmp"
+    left.mkdir(parents=True)
+    Checkpoints(tmp_path, read_only=True).close()
+    assert left.is_dir()
+    checkpoints = Checkpoints(tmp_path)
+    assert not left.exists()
+    checkpoints.close()
+
+
 def test_directories_without_checkpoints_are_named(tmp_path):
     with pytest.raises(UserError, match=f"no checkpoint in {tmp_path}"):
         checkpoint.load(tmp_path)
