@@ -158,24 +158,28 @@ class FieldWindow:
 class WindowSpec:
     """What a Stage wants of every example; the pipeline cuts it from episodes.
 
-    Windows start at every real frame of an episode. one_view: each (episode, start, view) is an example of
-    its own and the batch carries it as ANY_VIEW. track_set: the set's name. num_points: so many tracks are
-    drawn uniformly with replacement among those visible at the window's start (None: all, in stored order).
-    track_steps: resample the window's tracks linearly in time to so many steps (None: as they are).
+    Windows start at every real frame of an episode; with `whole` there is one per episode, at its first frame.
+    one_view: each (episode, start, view) is an example of its own and the batch carries it as ANY_VIEW. track_set: the
+    set's name. num_points: so many tracks are drawn uniformly among those visible at the window's start (None: all, in
+    stored order), with replacement or, where there are enough, without. track_steps: resample the window's tracks
+    linearly in time to so many steps (None: as they are). cameras: the views' intrinsics and poses.
     """
 
     views: tuple[str, ...]
     one_view: bool = False
+    whole: bool = False
     images: FieldWindow | None = None
     goal: FieldWindow | None = None
     track_set: str | None = None
     tracks: FieldWindow | None = None
     num_points: int | None = None
+    replacement: bool = True
     track_steps: int | None = None
     actions: FieldWindow | None = None
     proprio: FieldWindow | None = None
     proprio_keys: tuple[str, ...] = ()
     text: bool = False
+    cameras: bool = False
 
 
 @dataclass(frozen=True)

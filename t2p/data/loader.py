@@ -214,6 +214,7 @@ def to_batch(arrays: dict[str, Any], mixture: Mixture, table: np.ndarray | None)
     return Batch(
         images=plain.get("images", {}),
         goal=plain.get("goal", {}),
+        cameras={view: (c["K"], c["T_base_cam"]) for view, c in plain.get("cameras", {}).items()},
         tracks={str(mixture.window.track_set): tracks} if tracks else {},
         text=text,
         proprio=plain.get("proprio", {}),

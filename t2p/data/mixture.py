@@ -119,7 +119,8 @@ def _open(name: str, config: Mapping[str, Any], window: WindowSpec) -> Component
     views = [_views(name, info, window) for info in infos]
     if "tracks" in fields:
         _check_tracks(name, infos, views, track_set)
-    rows = Rows(episodes, [i.length for i in infos], views if window.one_view else [None] * len(infos), extent(window))
+    examples = views if window.one_view else [None] * len(infos)
+    rows = Rows(episodes, [i.length for i in infos], examples, extent(window), window.whole)
     if not len(rows):
         raise UserError(f"source {name!r} ({config['path']}, split {config['split']!r}) has no frames")
     cutter = Cutter(dataset, window, track_set, fields)
@@ -164,6 +165,7 @@ def _shapes(
         info = cutter.dataset.infos[number]
         for path, found in (*_picture_shapes(cutter, info, shown), *_column_shapes(cutter, info)):
             _add(shapes, name, path, found)
+    shapes |= _camera_shapes(cutter, episodes[0], views[0])
     if "tracks" not in cutter.fields:
         return shapes, None
     tracks = _readable_tracks(cutter, episodes, views)
@@ -191,6 +193,15 @@ def _column_shapes(cutter: Cutter, info: Any) -> Iterator[tuple[Path, Shape]]:
     if w.proprio and "proprio" in cutter.fields and all(f"proprio/{key}" in info.columns for key in w.proprio_keys):
         for key in w.proprio_keys:
             yield ("proprio", key), ((len(w.proprio.offsets), *info.columns[f"proprio/{key}"][1]), np.float32)
+
+
+def _camera_shapes(cutter: Cutter, episode: int, views: Sequence[str]) -> Shapes:
+    """Whether a source has cameras is judged by its first episode: the index does not say."""
+    if "cameras" not in cutter.fields or not set(views) <= set(cutter.dataset.cameras(episode)):
+        return {}
+    paths = [("cameras", ANY_VIEW if cutter.window.one_view else view) for view in views]
+    sizes = {"K": (3, 3), "T_base_cam": (4, 4)}
+    return {(*path, key): (size, np.float32) for path in paths for key, size in sizes.items()}
 
 
 def _track_shapes(window: WindowSpec, tracks: Mapping[str, TrackSet]) -> Iterator[tuple[Path, Shape]]:

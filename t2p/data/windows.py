@@ -13,10 +13,10 @@ import numpy as np
 
 from t2p.geometry.resample import resample_time, time_weights
 from t2p.io import UserError
-from t2p.types import ANY_VIEW, FieldWindow, Padding, WindowSpec
+from t2p.types import ANY_VIEW, Camera, FieldWindow, Padding, WindowSpec
 
 # Fields of an example that a WindowSpec may ask for, as they are named in Batch.has and in a source's `fields`.
-FIELDS = ("images", "goal", "tracks", "text", "actions", "proprio")
+FIELDS = ("images", "goal", "tracks", "text", "actions", "proprio", "cameras")
 
 
 class Segment(NamedTuple):
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 def wanted(window: WindowSpec) -> tuple[str, ...]:
     """The fields that a window asks for, a subset of FIELDS."""
     asked = {name: getattr(window, name) is not None for name in ("images", "goal", "tracks", "actions", "proprio")}
-    asked["text"] = window.text
+    asked |= {"text": window.text, "cameras": window.cameras}
     return tuple(name for name in FIELDS if asked[name])
 
 
@@ -70,7 +70,8 @@ def extent(window: WindowSpec) -> int:
 
 
 class Rows:
-    """The index of single-segment rows: every start of every episode, and every view of it with `one_view`.
+    """The index of single-segment rows: every start of every episode (or its first, with `whole`), and every view of
+    it with `one_view`.
 
     It keeps a few numbers per episode, not per row. episodes: their numbers in the dataset; lengths: their
     frames; views: for each, the views that are examples of their own (None: all views in one example); span:
@@ -78,13 +79,19 @@ class Rows:
     """
 
     def __init__(
-        self, episodes: Sequence[int], lengths: Sequence[int], views: Sequence[tuple[str, ...] | None], span: int
+        self,
+        episodes: Sequence[int],
+        lengths: Sequence[int],
+        views: Sequence[tuple[str, ...] | None],
+        span: int,
+        whole: bool = False,
     ):
         self.episodes = np.asarray(episodes, np.int64)
         self.lengths = np.asarray(lengths, np.int64)
         self.views = list(views)
         self.span = span
-        counts = self.lengths * np.array([1 if v is None else len(v) for v in self.views], np.int64)
+        starts = np.minimum(self.lengths, 1) if whole else self.lengths
+        counts = starts * np.array([1 if v is None else len(v) for v in self.views], np.int64)
         self.ends = np.cumsum(counts)
 
     def __len__(self) -> int:
@@ -154,14 +161,18 @@ def gather(where: Place, pad: Padding, read: Callable[[int, np.ndarray], np.ndar
     return out
 
 
-def draw_points(visible: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` indices drawn uniformly with replacement among the points visible at one step (visible [N] bool).
+def draw_points(visible: np.ndarray, count: int, rng: np.random.Generator, replacement: bool = True) -> np.ndarray:
+    """`count` indices drawn uniformly among the points visible at one step (visible [N] bool).
 
+    Without replacement no point comes twice; where there are too few, each comes equally often, give or take one.
     With no visible point they are drawn among all N (the caller marks the example as having no tracks)."""
     candidates = np.flatnonzero(visible)
     if len(candidates) == 0:
         candidates = np.arange(len(visible))
-    return candidates[rng.integers(len(candidates), size=count)]
+    if replacement:
+        return candidates[rng.integers(len(candidates), size=count)]
+    turns = [rng.permutation(candidates) for _ in range(-(-count // len(candidates)))]
+    return np.concatenate(turns)[:count]
 
 
 def resample(tracks: dict[str, np.ndarray], steps: int) -> dict[str, np.ndarray]:
@@ -215,9 +226,14 @@ class Cutter:
             out["action_valid"] = place(row, w.actions.offsets, self.length).valid
         if w.proprio and self._has_columns(row, [f"proprio/{k}" for k in w.proprio_keys]):
             out["proprio"] = {k: self._column(row, f"proprio/{k}", w.proprio) for k in w.proprio_keys}
+        if w.cameras and "cameras" in self.fields:
+            known = self.dataset.cameras(row.segments[0].episode)
+            if all(view in known for view in names):
+                out["cameras"] = {new: _camera(known[view]) for view, new in names.items()}
         return out
 
     def length(self, episode: int) -> int:
+        """Frames of an episode."""
         return self.dataset.infos[episode].length
 
     def _has_columns(self, row: Row, names: Sequence[str]) -> bool:
@@ -248,7 +264,7 @@ class Cutter:
         start = field.offsets.index(0) if 0 in field.offsets else int(np.argmax(where.valid))
         at_start = visible[start]
         if self.window.num_points is not None and points.shape[1]:
-            chosen = draw_points(at_start, self.window.num_points, rng)
+            chosen = draw_points(at_start, self.window.num_points, rng, self.window.replacement)
             points, visible = points[:, chosen], visible[:, chosen]
         elif self.window.num_points is not None:  # the tracker kept no point of this view
             points = np.zeros((len(points), self.window.num_points, points.shape[2]), np.float32)
@@ -281,3 +297,7 @@ class Cutter:
                 f"the window asks for the offsets {field.offsets}"
             )
         return found.points[0, offsets].astype(np.float32), found.visible[0, offsets]
+
+
+def _camera(camera: Camera) -> dict[str, np.ndarray]:
+    return {"K": np.asarray(camera.K, np.float32), "T_base_cam": np.asarray(camera.T_base_cam, np.float32)}

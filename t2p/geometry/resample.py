@@ -41,6 +41,15 @@ def resample_time(tracks: Array, new_steps: int, method: Method = "linear") -> A
     return mixed.reshape(*mixed.shape[:-1], *tracks.shape[-2:])
 
 
+def interpolation_weights(times: np.ndarray, new_times: np.ndarray) -> np.ndarray:
+    """[new, old] float64: how the value at each new time mixes those at `times` [old] (rising): its two neighbours,
+    or the nearest end outside of them."""
+    times = np.asarray(times, float)
+    if times.ndim != 1 or not len(times) or (np.diff(times) <= 0).any():
+        raise ValueError(f"times must rise; got {times}")
+    return np.stack([np.interp(new_times, times, unit) for unit in np.eye(len(times))], axis=1)
+
+
 def bilinear_weights(size: int, new_size: int) -> np.ndarray:
     """[new_size, size] float64: bilinear interpolation of one axis with half-pixel centres, edges repeated, no
     anti-aliasing (as PyTorch's interpolate without align_corners)."""

@@ -102,6 +102,9 @@ class MemoryDataset:
         column = self.episodes[episode].columns[name]
         return column if times is None else column[times]
 
+    def cameras(self, episode: int) -> dict:
+        return dict(self.episodes[episode].cameras)
+
     def tracks(self, episode: int, set_name: str, view: str, start: int, stop: int) -> TrackSet:
         found = self.episodes[episode].tracks[set_name][view]
         return TrackSet(

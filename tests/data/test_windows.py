@@ -8,7 +8,7 @@ from fakes import VIEWS, MemoryDataset, frame_value, make_episode, track_sets
 
 from t2p.data.windows import Cutter, Row, Rows, Segment, check_window, draw_points, extent, place, resample
 from t2p.io import UserError
-from t2p.types import ANY_VIEW, FieldWindow, WindowSpec
+from t2p.types import ANY_VIEW, Camera, FieldWindow, WindowSpec
 
 RNG = np.random.default_rng(0)
 
@@ -39,6 +39,29 @@ def test_rows_are_every_start_of_every_episode_and_view():
     ]
     with pytest.raises(IndexError):
         rows[5]
+
+
+def test_whole_episodes_are_one_row_for_each_view():
+    assert [r.segments[0] for r in Rows([3, 5], [2, 30], [None, None], span=10, whole=True)] == [(3, 0, 2), (5, 0, 10)]
+    assert [r.view for r in Rows([3], [9], [VIEWS], span=2, whole=True)] == list(VIEWS)
+
+
+def test_points_drawn_without_replacement_come_once_or_equally_often():
+    visible = np.array([True, False, True, True, True])
+    assert sorted(draw_points(visible, 4, RNG, replacement=False)) == [0, 2, 3, 4]
+    assert len(set(draw_points(visible, 3, RNG, replacement=False))) == 3
+    counts = np.bincount(draw_points(visible, 10, RNG, replacement=False), minlength=5)
+    assert counts[1] == 0 and set(counts[[0, 2, 3, 4]]) == {2, 3}
+
+
+def test_cameras_are_those_of_the_episode():
+    window = spec(images=FieldWindow((0,)), cameras=True)
+    cameras = {v: Camera(np.eye(3) * (i + 1), np.eye(4), (16, 16)) for i, v in enumerate(VIEWS)}
+    found = cut([make_episode(0, cameras=cameras)], row(0), window, fields=("images", "cameras"))
+    assert found["cameras"]["wrist"]["K"].dtype == np.float32
+    np.testing.assert_array_equal(found["cameras"]["wrist"]["K"], 2 * np.eye(3))
+    half = make_episode(0, cameras={"front": cameras["front"]})
+    assert "cameras" not in cut([half], row(0), window, fields=("images", "cameras"))
 
 
 def test_extent_is_the_furthest_offset_of_any_field():

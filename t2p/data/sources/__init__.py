@@ -21,6 +21,7 @@ KINDS = {
     "npz": ("t2p.data.sources.npz", "NpzSource"),
     "cotracker": ("t2p.data.sources.cotracker", "CoTrackerSource"),
     "synthetic": ("t2p.data.sources.synthetic", "SyntheticSource"),
+    "setpoints": ("t2p.data.sources.setpoints", "SetpointSource"),
     "dataset": ("t2p.data.sources.dataset", "DatasetSource"),
 }
 
@@ -58,7 +59,7 @@ def open_source(path: PathLike, kind: str = "auto", **options: Any) -> Source:
     kind = detect(path) if kind == "auto" else kind
     if kind not in KINDS:
         raise UserError(f"unknown kind of source {kind!r}; expected auto, {', '.join(KINDS)}")
-    if is_remote(path) and kind != "dataset":
+    if is_remote(path) and kind not in ("dataset", "setpoints"):
         raise UserError(f"{path}: only t2p datasets are read from remote directories; copy the recordings here first")
     module, name = KINDS[kind]
     cls = getattr(importlib.import_module(module), name)
