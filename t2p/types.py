@@ -233,6 +233,24 @@ class ActionSpec:
 
 
 @dataclass(frozen=True)
+class Observe:
+    """What is observed beside proprioception and cameras.
+
+    images, depth: names of views. size: (H, W) in pixels. cloud: so many points (0: none) on the task's kept bodies,
+    from the first view's depth: a random subset, filled up with valid = False where there are fewer. floor: whether
+    points of the world body (the floor) are among them, if the task keeps them at all. every_step: False takes
+    pictures and clouds at resets only; then the old ones stay. goal: observations carry a goal's pictures."""
+
+    images: tuple[str, ...] = ()
+    depth: tuple[str, ...] = ()
+    size: tuple[int, int] = (128, 128)
+    cloud: int = 0
+    floor: bool = True
+    every_step: bool = True
+    goal: bool = False
+
+
+@dataclass(frozen=True)
 class StepResult:
     """One policy step of E environments. obs: what they see after it; success, failed: [E] bool (failed: the physics
     came apart; the environment then rests until it is reset); sim_time: [E] float64, seconds since each reset."""

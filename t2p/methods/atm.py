@@ -16,6 +16,7 @@ from t2p.geometry.conventions import from_atm, to_atm
 from t2p.io import UserError
 from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, NUMBER, SHARE, Bound, check_bounds
+from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.atm import VARIANTS, TrackTransformer, unpatchify
 from t2p.models.layers import resolve_attention
 from t2p.types import ANY_VIEW, Array, Batch, FieldWindow, Prediction, Tracks, WindowSpec
@@ -193,14 +194,7 @@ def _check(model: Mapping[str, Any]) -> None:
 
 def _rows(batch: Batch, name: str) -> Array:
     """[B] weight of each row: 0 on filling rows and on rows whose source has no field `name`."""
-    size = batch.images[ANY_VIEW].shape[0]
-    rows = jnp.ones(size, bool) if batch.mask is None else batch.mask
-    return (rows & batch.has[name] if name in batch.has else rows).astype(jnp.float32)
-
-
-def row_mean(values: Array, rows: Array) -> Array:
-    """Mean of values [B] over rows of weight [B]; 0 if no row counts."""
-    return jnp.sum(values * rows) / jnp.maximum(jnp.sum(rows), 1.0)
+    return counted_rows(batch, batch.images[ANY_VIEW].shape[0], name).astype(jnp.float32)
 
 
 def _step_mean(values: Array, valid: Array | None) -> Array:

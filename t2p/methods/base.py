@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import jax
 
-from t2p.types import Batch, Prediction, WindowSpec
+from t2p.types import Array, Batch, Observation, Observe, Prediction, WindowSpec
 
 Variables = Mapping[str, Any]  # {"params", "batch_stats", "frozen"}
 
@@ -41,4 +41,28 @@ class Stage(Protocol):
     def flops_per_example(self, batch: Batch) -> float:
         """Analytic floating-point operations of one training step per example: forward and backward, a
         multiply-add counted as two. Only shapes of `batch` matter."""
+        ...
+
+
+class Policy(Protocol):
+    """Acts in E environments at once: a frozen, hashable object whose methods are pure.
+
+    observe: what it must be shown; steps: how many actions it plans for, None where it goes on for ever. rng: one
+    key per environment, [E], so that an episode does not depend on those beside it. Every leaf of a state has the
+    environment axis first, so that one environment is reset by a masked select."""
+
+    @property
+    def observe(self) -> Observe: ...
+
+    @property
+    def steps(self) -> int | None: ...
+
+    def reset(self, variables: Variables, obs: Observation, rng: jax.Array) -> Any:
+        """The state at an episode's start."""
+        ...
+
+    def act(
+        self, variables: Variables, state: Any, obs: Observation, rng: jax.Array
+    ) -> tuple[Array, Any, Mapping[str, Array]]:
+        """-> (the action [E, A] of the next policy step, the state after it, aux: what reports draw)."""
         ...

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 
 from t2p.io import UserError
-from t2p.methods.base import Stage
+from t2p.methods.base import Policy, Stage
 
 
 def _atm_track_transformer(config: ml_collections.ConfigDict) -> Stage:
@@ -23,9 +24,31 @@ def _configure_atm_track_transformer(config: ml_collections.ConfigDict) -> ml_co
     return configure(config)
 
 
+def _threepointr_tracks(config: ml_collections.ConfigDict) -> Stage:
+    from t2p.methods.threepointr.tracks import TracksStage
+
+    return TracksStage.from_config(config)
+
+
+def _threepointr_policy(config: ml_collections.ConfigDict) -> Stage:
+    from t2p.methods.threepointr.policy import PolicyStage
+
+    return PolicyStage.from_config(config)
+
+
+def _open_loop(stage: Any) -> Policy:
+    from t2p.methods.open_loop import OpenLoopPolicy
+
+    return OpenLoopPolicy(stage)
+
+
 STAGES: dict[str, Callable[[ml_collections.ConfigDict], Stage]] = {
     "atm.track_transformer": _atm_track_transformer,
+    "threepointr.tracks": _threepointr_tracks,
+    "threepointr.policy": _threepointr_policy,
 }
+# Stages that act, and what makes a policy of them.
+POLICIES: dict[str, Callable[[Any], Policy]] = {"threepointr.policy": _open_loop}
 
 
 # What adds a stage's keys, at their published values, to a base config: for stages that `t2p convert` makes.
@@ -41,3 +64,11 @@ def make_stage(config: ml_collections.ConfigDict) -> Stage:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown stage {config.stage!r}; expected one of {', '.join(STAGES)}{hint}")
     return STAGES[config.stage](config)
+
+
+def make_policy(config: ml_collections.ConfigDict) -> Policy:
+    """The policy of the stage that config.stage names; UserError for a stage that does not act."""
+    stage = make_stage(config)
+    if config.stage not in POLICIES:
+        raise UserError(f"stage {config.stage!r} is no policy; policies are {', '.join(POLICIES)}")
+    return POLICIES[config.stage](stage)

@@ -1,0 +1,75 @@
+"""Policies that decide once and then act with their eyes closed: a whole chunk of setpoints from the first view.
+
+3PoinTr acts so (paper, section III), and its comparison lets DP3 and Diffusion Policy act so too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from t2p import pytrees  # noqa: F401
+from t2p.methods.base import Variables
+from t2p.types import Array, Batch, Observation, Observe
+
+MILLIMETRES = 1000.0
+SETPOINT = 10  # position, 6D rotation, gripper
+
+
+class Planner(Protocol):
+    """A stage that plans whole episodes. steps: T."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def observe(self) -> Observe: ...
+
+    def plan(self, variables: Variables, obs: Observation, rngs: jax.Array) -> tuple[Array, dict[str, Array]]:
+        """-> setpoints [B, T, 10] in the robot's base frame, aux with the batch axis first. rngs: one key a row."""
+        ...
+
+
+@dataclass(frozen=True)
+class OpenLoopPolicy:
+    """Plays a planner's setpoints one after the other; the last one is repeated. state: {"plan" [E, T, 10], "step" [E],
+    "aux": what the planner says beside it}."""
+
+    planner: Planner
+
+    @property
+    def observe(self) -> Observe:
+        return self.planner.observe
+
+    @property
+    def steps(self) -> int:
+        return self.planner.steps
+
+    def reset(self, variables: Variables, obs: Observation, rng: jax.Array) -> Mapping[str, Any]:
+        plan, aux = self.planner.plan(variables, obs, rng)
+        return {"plan": plan, "step": jnp.zeros(len(plan), jnp.int32), "aux": aux}
+
+    def act(
+        self, variables: Variables, state: Mapping[str, Any], obs: Observation, rng: jax.Array
+    ) -> tuple[Array, Mapping[str, Any], Mapping[str, Array]]:
+        step = jnp.minimum(state["step"], state["plan"].shape[1] - 1)
+        action = jnp.take_along_axis(state["plan"], step[:, None, None], axis=1)[:, 0]
+        return action, {**state, "step": state["step"] + 1}, state["aux"]
+
+
+def position_error_mm(setpoints: Array, true: Array, valid: Array) -> Array:
+    """Distance of planned and true tool positions, the mean over the valid steps of all rows: what the best checkpoint
+    is chosen by (3PoinTr's released code). setpoints, true: [B, T, 10] metres; valid: [B, T]."""
+    distance = jnp.linalg.norm(setpoints[..., :3] - true[..., :3], axis=-1)
+    return MILLIMETRES * jnp.sum(distance * valid) / jnp.maximum(jnp.sum(valid), 1)
+
+
+def first_cloud(batch: Batch, track_set: str, view: str) -> Array:
+    """[B, N, 3] metres in the camera's frame: the observed cloud, or in training the tracks' first points."""
+    if batch.cloud is not None:
+        return jnp.asarray(batch.cloud.points, jnp.float32)
+    return jnp.asarray(batch.tracks[track_set][view].points[:, 0], jnp.float32)

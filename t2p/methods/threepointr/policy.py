@@ -1,0 +1,194 @@
+"""3PoinTr's second stage: from predicted point tracks to one chunk of setpoints (Hung et al. 2026, section III)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from t2p import pytrees  # noqa: F401
+from t2p.io import UserError
+from t2p.methods import heads
+from t2p.methods.base import Variables
+from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
+from t2p.methods.clouds import fill_by_repetition
+from t2p.methods.open_loop import SETPOINT, first_cloud, position_error_mm
+from t2p.methods.rows import counted_rows
+from t2p.methods.threepointr.actions import from_threepointr_actions, to_threepointr_actions
+from t2p.methods.threepointr.scaling import centre_and_radius, from_threepointr, to_threepointr, to_threepointr_image
+from t2p.methods.threepointr.tracks import NET_BOUNDS, make_net, net_flops, net_settings
+from t2p.models.layers import resolve_attention
+from t2p.models.threepointr import READOUT_VARIANTS, Readout, TrackNet
+from t2p.types import Array, Batch, FieldWindow, Observation, Observe, Prediction, Tracks, WindowSpec
+
+STAGE = "threepointr.policy"
+TRACKS = ("predicted", "still")
+BOUNDS = {
+    **{f"model.tracks.{name}": bound for name, bound in NET_BOUNDS.items()},
+    "model.tracks.radius_quantile": Bound(0, above=True, most=1),
+    **dict.fromkeys((f"model.readout.{name}" for name in ("width", "condition", "heads")), COUNT),
+    **heads.BOUNDS,
+    "loss.noise": NUMBER,
+    "window.points": COUNT,
+}
+
+
+def configure(config: ml_collections.ConfigDict, variant: str = "paper") -> ml_collections.ConfigDict:
+    """Adds the keys that this stage reads to a base config, at the released code's values, and returns it."""
+    config.stage = STAGE
+    config.model = ml_collections.ConfigDict(
+        {
+            "tracks": net_settings(variant),
+            "readout": READOUT_VARIANTS["paper"],
+            "conditioning": "predicted",  # or "still": tracks that do not move, the control
+            "projected": False,  # the paper's 2D ablation: tracks as image coordinates
+            "image_size": (128, 128),  # of the camera that `projected` projects into
+        }
+    )
+    heads.configure(config.model)
+    config.loss = ml_collections.ConfigDict({"noise": 0.01})
+    window = {"view": "front", "track_set": "exact/grid", "points": 2048, "floor": True}
+    config.window = ml_collections.ConfigDict(window)
+    config.init_from.tracks = ml_collections.ConfigDict({"path": "", "rules": ()})
+    config.checkpoint.best = "val/position_mm"
+    return config
+
+
+@dataclass(frozen=True)
+class PolicyStage:
+    """The frozen track network (variables["frozen"]["tracks"]), the readout of its tracks, the diffusion head.
+
+    noise: standard deviation added to the cloud in training. floor: whether the cloud keeps the floor's points when the
+    policy acts (in training the track set decides)."""
+
+    net: TrackNet
+    readout: Readout
+    head: heads.DiffusionHead
+    radius_quantile: float
+    conditioning: str
+    projected: bool
+    image_size: tuple[int, int]
+    noise: float
+    view: str
+    track_set: str
+    points: int
+    floor: bool
+
+    @classmethod
+    def from_config(cls, config: ml_collections.ConfigDict) -> PolicyStage:
+        check_bounds(config, BOUNDS)
+        m, w = config.model, config.window
+        if m.conditioning not in TRACKS:
+            raise UserError(f"model.conditioning is {m.conditioning!r}; expected one of {', '.join(TRACKS)}")
+        net, dtype = make_net(m.tracks, config), jnp.dtype(config.dtype)
+        width = m.readout.width // m.readout.heads
+        attention = resolve_attention(config.attention, config.dtype, jax.default_backend(), width)
+        readout = Readout(**m.readout, dtype=dtype, implementation=attention)
+        unet = ml_collections.ConfigDict({**m.unet, "input_dim": SETPOINT, "global_dim": m.readout.condition})
+        head_config = ml_collections.ConfigDict({"unet": unet, "diffusion": m.diffusion})
+        head = heads.DiffusionHead.from_config(head_config, (net.steps, SETPOINT), dtype)
+        settings = float(m.tracks.radius_quantile), m.conditioning, m.projected, tuple(m.image_size), config.loss.noise
+        return cls(net, readout, head, *settings, w.view, w.track_set, w.points, w.floor)
+
+    @property
+    def model(self) -> TrackNet:
+        return self.net
+
+    @property
+    def steps(self) -> int:
+        return self.net.steps
+
+    @property
+    def observe(self) -> Observe:
+        return Observe(cloud=self.points, floor=self.floor, every_step=False)
+
+    @property
+    def window(self) -> WindowSpec:
+        return WindowSpec(
+            views=(self.view,),
+            whole=True,
+            track_set=self.track_set,
+            tracks=FieldWindow((0,)),
+            num_points=self.points,
+            replacement=False,
+            actions=FieldWindow(tuple(range(self.steps))),
+            cameras=True,
+        )
+
+    def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        net_rng, readout_rng, head_rng = jax.random.split(rng, 3)
+        cloud = first_cloud(batch, self.track_set, self.view)
+        net = self.net.init({"params": net_rng}, cloud)["params"]
+        tracks = jnp.zeros((len(cloud), self.steps, self.points, 2 if self.projected else 3))
+        readout = self.readout.init({"params": readout_rng}, tracks)["params"]
+        head = self.head.init(head_rng, jnp.zeros((len(cloud), self.readout.condition)))
+        return {"params": {"readout": readout, "head": head}, "batch_stats": {}, "frozen": {"tracks": {"params": net}}}
+
+    def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
+        """Metrics: "outside", the share of action targets beyond [-1, 1], where sampling clips; in validation also
+        "position_mm" of sampled chunks."""
+        noise_rng, head_rng, plan_rng = jax.random.split(rng, 3)
+        cloud = first_cloud(batch, self.track_set, self.view)
+        noise = self.noise * jax.random.normal(noise_rng, cloud.shape) if train else None
+        condition, (centre, radius), _ = self._encode(variables, batch, noise)
+        actions = to_threepointr_actions(batch.actions, self._pose(batch), centre, radius)
+        rows = counted_rows(batch, len(cloud), "tracks", "actions", "cameras")
+        assert batch.action_valid is not None, "the window asks for actions"
+        valid = batch.action_valid & rows[:, None]
+        loss = self.head.loss(variables["params"]["head"], condition, actions, valid, head_rng)
+        beyond = (jnp.abs(actions) > 1).mean(-1)
+        metrics = {"loss": loss, "outside": jnp.sum(beyond * valid) / jnp.maximum(valid.sum(), 1)}
+        if not train:
+            planned, _ = self.plan(variables, batch, jax.random.split(plan_rng, len(cloud)))
+            metrics["position_mm"] = position_error_mm(planned, batch.actions, valid)
+        return loss, {"metrics": metrics, "batch_stats": {}}
+
+    def predict(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
+        """actions: [B, T, 10] setpoints in the base frame; tracks: [B, T + 1, N, 3] as the track network predicts."""
+        size = len(first_cloud(batch, self.track_set, self.view))
+        setpoints, aux = self.plan(variables, batch, jax.random.split(rng, size))
+        visible = jnp.ones(aux["tracks"].shape[:-1], bool)
+        return Prediction(tracks=Tracks(aux["tracks"], visible, space="camera"), actions=setpoints)
+
+    def plan(self, variables: Variables, obs: Observation, rngs: jax.Array) -> tuple[Array, dict[str, Array]]:
+        """-> setpoints [B, T, 10], {"tracks": [B, T + 1, N, 3] in the camera's frame, metres}. rngs: [B] keys."""
+        condition, (centre, radius), tracks = self._encode(variables, obs, None)
+        actions = self.head.sample(variables["params"]["head"], condition, rngs)
+        return from_threepointr_actions(actions, self._pose(obs), centre, radius), {
+            "tracks": from_threepointr(tracks, centre, radius)
+        }
+
+    def flops_per_example(self, batch: Batch) -> float:
+        c = 2 if self.projected else 3
+        width, n = self.readout.width, self.points
+        readout = 2.0 * n * (self.steps * c * width + 2 * width * width + 2 * width)
+        frozen = net_flops(self.net, n) if self.conditioning == "predicted" else 0.0
+        return frozen + 3 * readout + self.head.train_flops(self.readout.condition)
+
+    def _encode(
+        self, variables: Variables, batch: Batch, noise: Array | None
+    ) -> tuple[Array, tuple[Array, Array], Array]:
+        """-> condition [B, c], (centre, radius), tracks [B, T + 1, N, 3] in 3PoinTr's coordinates, the cloud first."""
+        cloud = first_cloud(batch, self.track_set, self.view)
+        if batch.cloud is not None:
+            cloud = fill_by_repetition(cloud, batch.cloud.valid)
+        centre, radius = centre_and_radius(cloud, self.radius_quantile)
+        seen = to_threepointr(cloud, centre, radius)
+        seen = seen if noise is None else seen + noise
+        tracks = jnp.broadcast_to(seen[:, None], (len(seen), self.steps, *seen.shape[1:]))
+        if self.conditioning == "predicted":
+            frozen = jax.lax.stop_gradient(variables["frozen"]["tracks"]["params"])
+            tracks, _ = self.net.apply({"params": frozen}, seen)
+        shown = self._project(tracks, batch, centre, radius) if self.projected else tracks
+        condition, _ = self.readout.apply({"params": variables["params"]["readout"]}, shown)
+        return condition, (centre, radius), jnp.concatenate([seen[:, None], tracks], axis=1)
+
+    def _project(self, tracks: Array, batch: Batch, centre: Array, radius: Array) -> Array:
+        points = from_threepointr(tracks, centre, radius)
+        return to_threepointr_image(points, jnp.asarray(batch.cameras[self.view][0]), self.image_size)
+
+    def _pose(self, batch: Batch) -> Array:
+        return jnp.asarray(batch.cameras[self.view][1])
