@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from t2p import pytrees  # noqa: F401
 from t2p.methods.base import Variables
-from t2p.types import Array, Batch, Observation, Observe
+from t2p.types import ActionKind, Array, Batch, Observation, Observe
 
 MILLIMETRES = 1000.0
 SETPOINT = 10  # position, 6D rotation, gripper
@@ -40,6 +40,7 @@ class OpenLoopPolicy:
     "aux": what the planner says beside it}."""
 
     planner: Planner
+    action: ActionKind = "setpoint_pose"
 
     @property
     def observe(self) -> Observe:

@@ -60,6 +60,7 @@ class Tabletop:
     objects: ClassVar[tuple[str, ...]]
     waypoints: ClassVar[int]
     variation: ClassVar[int] = 0
+    stop_at_success: ClassVar[bool] = False  # the released code looks once, at the end
 
     def __post_init__(self) -> None:
         for option, value, allowed in (

@@ -1,0 +1,213 @@
+"""Closed-loop evaluation: any policy on any simulated task, one jitted decision for all environments per policy step.
+
+Each episode is a line of JSON in a file, written as it ends, so that an evaluation that was cut off goes on. An episode
+is a function of (task, seed, checkpoint): which episodes ran beside it does not matter, nor how many workers there were.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2p import pytrees  # noqa: F401
+from t2p.io import PathLike, UserError
+from t2p.methods.base import Policy, Variables
+from t2p.metrics.success import wilson
+from t2p.sim.batch import BatchedSim
+from t2p.sim.task import Task
+from t2p.types import Observation
+
+
+@dataclass(frozen=True)
+class Record:
+    """One episode. success: the judge's word after its last policy step; failed: why the physics came apart, or "";
+    steps: policy steps; seconds: of simulated time."""
+
+    seed: int
+    success: bool
+    failed: str
+    steps: int
+    seconds: float
+
+
+@dataclass
+class Clock:
+    """Wall-clock seconds of the policy (decisions, ready on the host) and of the simulator (all of a step or reset)."""
+
+    policy: float = 0.0
+    simulator: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """records: in the order of the seeds. times: seconds by part of what ran now (episodes read from the file took
+    none): policy; simulator, as the caller waited for it; and inside of it, summed over workers, physics, control,
+    render, reset."""
+
+    records: tuple[Record, ...]
+    times: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def successes(self) -> np.ndarray:
+        """[episodes] bool."""
+        return np.array([r.success for r in self.records], bool)
+
+    def summary(self) -> dict[str, Any]:
+        """Rate with its 95 % interval (Wilson), counts, time."""
+        n, won = len(self.records), int(self.successes.sum())
+        low, high = wilson(won, n)
+        return {
+            "success": won / n,
+            "low": low,
+            "high": high,
+            "episodes": n,
+            "failed": sum(bool(r.failed) for r in self.records),
+            "times": dict(self.times),
+        }
+
+
+def rollout(
+    policy: Policy,
+    variables: Variables,
+    task: Task,
+    seeds: Sequence[int],
+    *,
+    num_envs: int,
+    workers: int = 0,
+    renderer: str = "auto",
+    file: PathLike | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: Callable[[Record], None] = lambda record: None,
+) -> Rollouts:
+    """Runs one episode per seed. file: JSON lines to write and, if it is there, to go on with; about: what identifies
+    the evaluation (task, checkpoint, versions): a file that says otherwise is refused. progress: called with each
+    episode that ends."""
+    check_policy(policy, task)
+    if len(set(seeds)) != len(seeds) or not len(seeds):
+        raise UserError(f"expected different seeds, at least one; got {list(seeds)[:8]}")
+    log = _Log(file, {"task": task.name, "variation": task.variation, **(about or {})})
+    known = {seed: record for seed, record in log.read().items() if seed in set(seeds)}
+    for record in known.values():
+        progress(record)
+    left, clock, times = [s for s in seeds if s not in known], Clock(), {}
+    if left:
+        num_envs = min(num_envs, len(left))
+        with BatchedSim(task, num_envs, min(workers, num_envs), policy.observe, renderer) as sim:
+            for record in _run(policy, variables, sim, left, clock):
+                log.write(record)
+                known[record.seed] = record
+                progress(record)
+            times = {"policy": clock.policy, "simulator": clock.simulator, **sim.times}
+    return Rollouts(tuple(known[s] for s in seeds), times)
+
+
+def check_policy(policy: Policy, task: Task) -> None:
+    """UserError where a policy's actions are not what the task takes."""
+    if policy.action != task.action.kind:
+        raise UserError(
+            f"the policy's actions are {policy.action!r}, but {task.name} is controlled by {task.action.kind!r}; "
+            f"make the task with control={policy.action!r}"
+        )
+
+
+def _run(policy: Policy, variables: Variables, sim: BatchedSim, seeds: list[int], clock: Clock) -> Iterator[Record]:
+    """Keeps all environments busy until every seed is done; an environment that ends takes the next seed."""
+    reset, act = jax.jit(policy.reset), jax.jit(policy.act)
+    limit = min(sim.task.limit, policy.steps or sim.task.limit)
+    waiting, running = list(seeds), np.full(sim.num_envs, -1)  # the seed in each environment, -1: it rests
+    steps, state, obs = np.zeros(sim.num_envs, int), None, None
+    while waiting or (running >= 0).any():
+        starting = np.zeros(sim.num_envs, bool)
+        for env in np.flatnonzero(running < 0)[: len(waiting)]:
+            running[env], starting[env], steps[env] = waiting.pop(0), True, 0
+        if starting.any():
+            obs = _timed(clock, "simulator", lambda: sim.reset(np.maximum(running, 0), starting))
+            fresh = _timed(clock, "policy", lambda: _begin(reset, variables, obs, running))
+            state = fresh if state is None else _select(starting, fresh, state)
+        actions, state, _ = _timed(clock, "policy", lambda: _decide(act, variables, state, obs, running, steps))
+        active = (running >= 0) & ~np.isin(np.arange(sim.num_envs), list(sim.failures))
+        result = _timed(clock, "simulator", lambda: sim.step(actions, active))
+        obs, steps = result.obs, steps + active
+        for env in np.flatnonzero(running >= 0):
+            failure = sim.failures.get(env, "")
+            if failure or steps[env] >= limit or (sim.task.stop_at_success and result.success[env]):
+                success = bool(result.success[env]) and not failure
+                yield Record(int(running[env]), success, failure, int(steps[env]), float(result.sim_time[env]))
+                running[env] = -1
+
+
+def _begin(reset: Any, variables: Variables, obs: Any, running: np.ndarray) -> Any:
+    return jax.block_until_ready(reset(variables, _for_device(obs), _keys(running, 0)))
+
+
+def _decide(act: Any, variables: Variables, state: Any, obs: Any, running: np.ndarray, steps: np.ndarray) -> Any:
+    actions, state, aux = act(variables, state, _for_device(obs), _keys(running, steps + 1))
+    return np.asarray(actions), state, aux
+
+
+def _keys(seeds: np.ndarray, steps: np.ndarray | int) -> jax.Array:
+    """[E] keys: of an episode's seed and policy step alone."""
+    one = lambda seed, step: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), seed), step)  # noqa: E731
+    return jax.vmap(one)(jnp.asarray(np.maximum(seeds, 0)), jnp.broadcast_to(jnp.asarray(steps), seeds.shape))
+
+
+def _for_device(obs: Observation) -> Observation:
+    """Cameras come in float64 from the simulator; models compute in float32."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float32) if x.dtype == np.float64 else x, obs)
+
+
+def _select(mask: np.ndarray, new: Any, old: Any) -> Any:
+    """new where the mask [E] is True; every leaf has the environment axis first."""
+    pick = lambda a, b: jnp.where(jnp.asarray(mask).reshape(-1, *(1,) * (a.ndim - 1)), a, b)  # noqa: E731
+    return jax.tree.map(pick, new, old)
+
+
+def _timed(clock: Clock, name: str, function: Callable[[], Any]) -> Any:
+    began = time.perf_counter()
+    result = function()
+    setattr(clock, name, getattr(clock, name) + time.perf_counter() - began)
+    return result
+
+
+class _Log:
+    """The file of an evaluation: a first line that says what it is of, then one line an episode."""
+
+    def __init__(self, file: PathLike | None, about: Mapping[str, Any]):
+        self.path = None if file is None else Path(file)
+        self.about = json.loads(json.dumps(dict(about)))
+
+    def read(self) -> dict[int, Record]:
+        """The episodes that are there; a line that was cut off is dropped. UserError for another evaluation's file."""
+        if self.path is None or not self.path.exists():
+            return {}
+        lines = self.path.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        if not whole:
+            self.path.unlink()
+            return {}
+        before = json.loads(whole[0])
+        if before != self.about:
+            differing = sorted(k for k in {*before, *self.about} if before.get(k) != self.about.get(k))
+            raise UserError(
+                f"{self.path} holds another evaluation ({', '.join(differing)} differ); give another --out, or remove it"
+            )
+        if len(whole) < len(lines):
+            self.path.write_text("".join(whole))
+        return {r.seed: r for r in (Record(**json.loads(line)) for line in whole[1:])}
+
+    def write(self, record: Record) -> None:
+        if self.path is None:
+            return
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(self.about) + "\n")
+        with open(self.path, "a") as f:
+            f.write(json.dumps(asdict(record)) + "\n")
