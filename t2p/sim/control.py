@@ -41,8 +41,9 @@ _IK_FAR = np.array([0.2, 0.2, 0.2, 0.5, 0.5, 0.5])
 class Arm:
     """A robot as it stands in a compiled model.
 
-    joints: [7] indices into qpos; dofs: [7] into qvel; controls: [8] into ctrl, arm joints and then the gripper;
-    tool: index of the tool site; limits: [7, 2] rad. scratch: this arm's own MjData for inverse kinematics."""
+    With n joints (7; a floating hand has 6, three of them slides, in metres): joints: [n] indices into qpos; dofs: [n]
+    into qvel; controls: [n + 1] into ctrl, arm joints and then the gripper; tool: index of the tool site; limits:
+    [n, 2] rad. scratch: this arm's own MjData for inverse kinematics."""
 
     robot: Robot
     joints: np.ndarray
@@ -154,7 +155,8 @@ def _solved(error: np.ndarray) -> bool:
 class Controller(Protocol):
     """What every controller offers; see the module's head."""
 
-    arm: Arm
+    @property
+    def arm(self) -> Arm: ...
 
     @property
     def done(self) -> bool: ...

@@ -1,0 +1,34 @@
+"""The simulated tasks by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from t2p.io import UserError
+from t2p.sim.tabletop.block_stack import BlockStack
+from t2p.sim.task import Task
+
+TASKS: dict[str, Callable[..., Task]] = {
+    BlockStack.name: BlockStack,
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `make_task` knows."""
+    return tuple(TASKS)
+
+
+def make_task(name: str, **options: Any) -> Task:
+    """The task of a name. options: the task's fields. UserError for a name, an option or a value that it lacks."""
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown task {name!r}; expected one of {', '.join(TASKS)}{hint}")
+    known = [field.name for field in fields(TASKS[name])]  # type: ignore[arg-type]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UserError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
+    return TASKS[name](**options)
