@@ -33,7 +33,19 @@ def new_world(name: str, timestep: float = TIMESTEP) -> mujoco.MjSpec:
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 10
+    _draw_fast(spec)
     return spec
+
+
+def _draw_fast(spec: mujoco.MjSpec) -> None:
+    """Pictures here are small and mostly drawn in software, where MuJoCo's shadow map of 4096 x 4096 is nearly all of
+    a picture's cost and its 4 samples per pixel much of the rest. Round shapes are drawn as polyhedra: 36 slices keep
+    the depth of a 6 cm round link within 1 mm of the true surface, where 28 do not."""
+    quality = spec.visual.quality
+    quality.shadowsize, quality.offsamples = 1024, 0
+    quality.numslices, quality.numstacks = 36, 20
+    # The shadow map then covers the whole drawn floor; beyond its border the floor is speckled with shadows of itself.
+    spec.visual.map.shadowclip = 3
 
 
 def add_floor(spec: mujoco.MjSpec, rgba: Rgba = (0.72, 0.58, 0.42, 1.0), name: str = "floor") -> mujoco.MjsGeom:

@@ -45,11 +45,6 @@ class Context(Protocol):
 
 def make_context(name: str) -> Context:
     """A new context, not yet current. name: "egl" or "osmesa". ContextError where it cannot be had."""
-    for other in _LOOKUPS:
-        if other != name and hasattr(ctypes.CDLL(None), _LOOKUPS[other]):
-            raise ContextError(
-                f"this process already draws with {other}, and MuJoCo can use one of the two per process"
-            )
     return _EglContext() if name == "egl" else _OsmesaContext()
 
 
@@ -61,6 +56,12 @@ def _load(*names: str) -> ctypes.CDLL:
         except OSError:
             continue
     raise ContextError(f"the system has no {names[0]}")
+
+
+def _refuse_company(other: str) -> None:
+    """ContextError where the process already sees the other of the two libraries."""
+    if hasattr(ctypes.CDLL(None), _LOOKUPS[other]):
+        raise ContextError(f"this process already draws with {other}, and MuJoCo can use only one of the two")
 
 
 def _publish(library: ctypes.CDLL) -> None:
@@ -78,6 +79,7 @@ def _bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Call
 def _egl() -> tuple[ctypes.CDLL, int]:
     """(libEGL, its display on the first device that works); MUJOCO_EGL_DEVICE_ID names one device, as in MuJoCo."""
     library = _load("libEGL.so.1", "libEGL.so")
+    _refuse_company("osmesa")
     _bind(library, "eglBindAPI", _INT, ctypes.c_uint32)
     _bind(library, "eglInitialize", _INT, _POINTER, _POINTER, _POINTER)
     _bind(library, "eglChooseConfig", _INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER)
@@ -89,9 +91,7 @@ def _egl() -> tuple[ctypes.CDLL, int]:
         display = display_of(_EGL_PLATFORM_DEVICE, device, None)
         if display and library.eglInitialize(display, None, None):
             return library, display
-    raise ContextError(
-        "libEGL is there, but none of its devices can be opened (a driver, or Mesa's libEGL, is missing)"
-    )
+    raise ContextError("libEGL is there, but it can open no device: a driver is missing")
 
 
 def _egl_extension(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
@@ -147,6 +147,7 @@ class _OsmesaContext:
 
     def __init__(self) -> None:
         self._library = _load("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")
+        _refuse_company("egl")
         create = _bind(self._library, "OSMesaCreateContextExt", _POINTER, _INT, _INT, _INT, _INT, _POINTER)
         _bind(self._library, "OSMesaMakeCurrent", ctypes.c_ubyte, _POINTER, _POINTER, _INT, _INT, _INT)
         _bind(self._library, "OSMesaDestroyContext", None, _POINTER)

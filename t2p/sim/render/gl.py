@@ -74,7 +74,7 @@ class GLRenderer:
         return np.ascontiguousarray(pixels[::-1])  # OpenGL's row 0 is at the bottom
 
     def _draw_ids(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
-        """(depth, bodies): one drawing in which every geom's colour is its number. Lighting and shadows are left out."""
+        """(depth, bodies): one drawing without light or shadow in which every geom's colour is its number."""
         pixels, buffer = np.empty((*size, 3), dtype=np.uint8), np.empty(size, dtype=np.float32)
         for flag in _IDS:
             self._scene.flags[flag] = 1

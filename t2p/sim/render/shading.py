@@ -21,7 +21,7 @@ def shade(
     light = np.zeros_like(points)
     if headlight.active:
         light += headlight.ambient + np.abs(facing)[:, None] * headlight.diffuse
-    for number in np.flatnonzero(model.light_active):
+    for number in np.flatnonzero(model.light_active).tolist():
         cosine = np.einsum("md,md->m", normals, _towards(model, data, number, points))
         light += model.light_ambient[number] + np.maximum(cosine, 0)[:, None] * model.light_diffuse[number]
     colors = geom_colors(model)[geoms] * light
@@ -48,8 +48,9 @@ def geom_colors(model: mujoco.MjModel) -> np.ndarray:
 def world_normals(model: mujoco.MjModel, data: mujoco.MjData, geoms: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Unit normals [M, 3] in the world frame of the geoms' surfaces at points on them."""
     normals = np.empty_like(points)
-    for geom in np.unique(geoms):
-        here = geoms == geom
+    order = np.argsort(geoms, kind="stable")
+    for here in np.split(order, np.flatnonzero(np.diff(geoms[order])) + 1):
+        geom = geoms[here[0]]
         rotation = data.geom_xmat[geom].reshape(3, 3)
         local = (points[here] - data.geom_xpos[geom]) @ rotation
         normals[here] = local_normals(model.geom_type[geom], model.geom_size[geom], local) @ rotation.T
