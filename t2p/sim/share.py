@@ -1,0 +1,153 @@
+"""The environments of one process, and where their results lie.
+
+An engine (`Local` here, `workers.Pool`) holds `arrays`, one per part of an observation with the environment axis first,
+and `run(command, work)`, which does one command on the environments that `work` names and returns those that failed
+with the reasons:
+
+| command | work: {environment: ...} | written to `arrays` |
+|---|---|---|
+| "reset" | a seed or an InitialState | the observation, success, time |
+| "step" | an action [A] | the observation, success, time; nothing of environments that failed |
+| "goal" | an InitialState | the goal's pictures |
+| "replay" | an Episode | nothing |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from t2p.sim.environment import CLOCKS, Environment, Key, Observe, Scene, Shape, Start
+from t2p.sim.task import Task
+from t2p.types import InitialState
+
+Command = Literal["reset", "step", "goal", "replay"]
+Work = Mapping[int, Any]
+Failures = dict[int, str]
+
+# What is known of each environment beside its observation; busy: it is being worked on.
+STATUS: dict[Key, Shape] = {
+    ("success",): ((), "?"),
+    ("time",): ((), "f8"),
+    ("clocks",): ((len(CLOCKS),), "f8"),
+    ("busy",): ((), "?"),
+}
+
+
+class Engine(Protocol):
+    """What BatchedSim needs of `Local` and `Pool`."""
+
+    arrays: dict[Key, np.ndarray]
+
+    def run(self, command: Command, work: Work) -> Failures: ...
+
+    def close(self) -> None: ...
+
+
+class Share:
+    """The environments of one process: one scene, and a Local's or a worker's part of the arrays."""
+
+    def __init__(self, task: Task, observe: Observe, renderer: str, rows: Sequence[int]):
+        self.scene = Scene(task, observe, renderer)
+        self.environments = {row: Environment(task, observe, scene=self.scene) for row in rows}
+        self.observe = observe
+        self.arrays: dict[Key, np.ndarray] = {}
+
+    def shapes(self) -> dict[Key, Shape]:
+        return next(iter(self.environments.values())).shapes() | STATUS
+
+    def run(self, command: Command, work: Work) -> Failures:
+        failures = {}
+        for row, what in work.items():
+            environment = self.environments[row]
+            self.arrays[("busy",)][row] = True
+            try:
+                getattr(self, f"_{command}")(row, environment, what)
+            finally:
+                self.arrays[("busy",)][row] = False
+            self.arrays[("clocks",)][row] += environment.clocks
+            environment.clocks[:] = 0
+            if environment.failure is not None:
+                failures[row] = environment.failure
+        return failures
+
+    def close(self) -> None:
+        self.arrays.clear()
+        self.scene.close()
+
+    def _reset(self, row: int, environment: Environment, start: Start) -> None:
+        environment.reset(start)
+        self._write(row, environment, environment.observe())
+
+    def _step(self, row: int, environment: Environment, action: np.ndarray) -> None:
+        environment.step(action)
+        if environment.failure is None:
+            self._write(row, environment, environment.observe(self.observe.every_step))
+
+    def _goal(self, row: int, environment: Environment, state: InitialState) -> None:
+        for key, picture in environment.goal_observation(state).items():
+            self.arrays[key][row] = picture
+
+    def _replay(self, row: int, environment: Environment, episode: Episode) -> None:
+        environment.reset(episode.start)
+        for action in episode.actions:
+            environment.step(action)
+
+    def _write(self, row: int, environment: Environment, seen: Mapping[Key, np.ndarray]) -> None:
+        for key, value in seen.items():
+            self.arrays[key][row] = value
+        self.arrays[("success",)][row], self.arrays[("time",)][row] = environment.success, environment.time
+
+
+@dataclass
+class Episode:
+    """All that determines an episode so far."""
+
+    start: Start
+    actions: list[np.ndarray] = field(default_factory=list)
+
+
+class Local:
+    """All environments in this process."""
+
+    def __init__(self, task: Task, observe: Observe, renderer: str, num_envs: int):
+        self._share = Share(task, observe, renderer, range(num_envs))
+        shapes = self._share.shapes()
+        self.arrays = {key: np.zeros((num_envs, *shape), kind) for key, (shape, kind) in shapes.items()}
+        self._share.arrays = dict(self.arrays)
+
+    def run(self, command: Command, work: Work) -> Failures:
+        return self._share.run(command, work)
+
+    def close(self) -> None:
+        self._share.close()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where arrays lie in shared memory: {key: (first byte, shape with the environment axis, type)}."""
+
+    name: str
+    places: Mapping[Key, tuple[int, tuple[int, ...], str]]
+
+    @staticmethod
+    def create(shapes: Mapping[Key, Shape], num_envs: int) -> tuple[Layout, SharedMemory]:
+        """New shared memory, all zeros."""
+        places, end = {}, 0
+        for key, (shape, kind) in shapes.items():
+            places[key] = (end, (num_envs, *shape), kind)
+            size = num_envs * int(np.prod(shape)) * np.dtype(kind).itemsize
+            end += -(-size // 64) * 64
+        memory = SharedMemory(create=True, size=end)
+        return Layout(memory.name, places), memory
+
+    def arrays(self, memory: SharedMemory) -> dict[Key, np.ndarray]:
+        """Views into the memory; they must be gone before it can be closed."""
+        return {
+            key: np.ndarray(shape, kind, buffer=memory.buf, offset=place)
+            for key, (place, shape, kind) in self.places.items()
+        }
