@@ -1,7 +1,7 @@
 """Closed-loop evaluation: any policy on any simulated task, one jitted decision for all environments per policy step.
 
-Each episode is a line of JSON in a file, written as it ends, so that an evaluation that was cut off goes on. An episode
-is a function of (task, seed, checkpoint): which episodes ran beside it does not matter, nor how many workers there were.
+Each episode is a line of JSON in a file, written as it ends, so that an evaluation that was cut off goes on. An
+episode is a function of (task, seed, checkpoint): which others ran beside it, and on how many workers, does not matter.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,12 @@ class Clock:
 
     policy: float = 0.0
     simulator: float = 0.0
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        setattr(self, name, getattr(self, name) + time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
@@ -123,34 +130,30 @@ def _run(policy: Policy, variables: Variables, sim: BatchedSim, seeds: list[int]
     reset, act = jax.jit(policy.reset), jax.jit(policy.act)
     limit = min(sim.task.limit, policy.steps or sim.task.limit)
     waiting, running = list(seeds), np.full(sim.num_envs, -1)  # the seed in each environment, -1: it rests
-    steps, state, obs = np.zeros(sim.num_envs, int), None, None
+    steps, state, obs = np.zeros(sim.num_envs, int), None, Observation()
     while waiting or (running >= 0).any():
         starting = np.zeros(sim.num_envs, bool)
         for env in np.flatnonzero(running < 0)[: len(waiting)]:
             running[env], starting[env], steps[env] = waiting.pop(0), True, 0
         if starting.any():
-            obs = _timed(clock, "simulator", lambda: sim.reset(np.maximum(running, 0), starting))
-            fresh = _timed(clock, "policy", lambda: _begin(reset, variables, obs, running))
-            state = fresh if state is None else _select(starting, fresh, state)
-        actions, state, _ = _timed(clock, "policy", lambda: _decide(act, variables, state, obs, running, steps))
+            with clock.measure("simulator"):
+                obs = sim.reset(np.maximum(running, 0), starting)
+            with clock.measure("policy"):
+                fresh = jax.block_until_ready(reset(variables, _for_device(obs), _keys(running, 0)))
+                state = fresh if state is None else _select(starting, fresh, state)
+        with clock.measure("policy"):
+            actions, state, _ = act(variables, state, _for_device(obs), _keys(running, steps + 1))
+            actions = np.asarray(actions)
         active = (running >= 0) & ~np.isin(np.arange(sim.num_envs), list(sim.failures))
-        result = _timed(clock, "simulator", lambda: sim.step(actions, active))
+        with clock.measure("simulator"):
+            result = sim.step(actions, active)
         obs, steps = result.obs, steps + active
         for env in np.flatnonzero(running >= 0):
-            failure = sim.failures.get(env, "")
+            failure = sim.failures.get(int(env), "")
             if failure or steps[env] >= limit or (sim.task.stop_at_success and result.success[env]):
                 success = bool(result.success[env]) and not failure
                 yield Record(int(running[env]), success, failure, int(steps[env]), float(result.sim_time[env]))
                 running[env] = -1
-
-
-def _begin(reset: Any, variables: Variables, obs: Any, running: np.ndarray) -> Any:
-    return jax.block_until_ready(reset(variables, _for_device(obs), _keys(running, 0)))
-
-
-def _decide(act: Any, variables: Variables, state: Any, obs: Any, running: np.ndarray, steps: np.ndarray) -> Any:
-    actions, state, aux = act(variables, state, _for_device(obs), _keys(running, steps + 1))
-    return np.asarray(actions), state, aux
 
 
 def _keys(seeds: np.ndarray, steps: np.ndarray | int) -> jax.Array:
@@ -168,13 +171,6 @@ def _select(mask: np.ndarray, new: Any, old: Any) -> Any:
     """new where the mask [E] is True; every leaf has the environment axis first."""
     pick = lambda a, b: jnp.where(jnp.asarray(mask).reshape(-1, *(1,) * (a.ndim - 1)), a, b)  # noqa: E731
     return jax.tree.map(pick, new, old)
-
-
-def _timed(clock: Clock, name: str, function: Callable[[], Any]) -> Any:
-    began = time.perf_counter()
-    result = function()
-    setattr(clock, name, getattr(clock, name) + time.perf_counter() - began)
-    return result
 
 
 class _Log:
@@ -197,7 +193,7 @@ class _Log:
         if before != self.about:
             differing = sorted(k for k in {*before, *self.about} if before.get(k) != self.about.get(k))
             raise UserError(
-                f"{self.path} holds another evaluation ({', '.join(differing)} differ); give another --out, or remove it"
+                f"{self.path} holds another evaluation ({', '.join(differing)} differ); give another --out or remove it"
             )
         if len(whole) < len(lines):
             self.path.write_text("".join(whole))

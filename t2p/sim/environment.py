@@ -7,8 +7,6 @@ the episodes before it is left (t2p.sim.world.write_state), and the controller a
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import mujoco
 import numpy as np
@@ -21,7 +19,7 @@ from t2p.sim.points import SurfacePoints, body_ids, cloud
 from t2p.sim.render import Renderer, camera_of, make_renderer
 from t2p.sim.task import Judge, Task, sample
 from t2p.sim.world import diverged, quiet_warnings, write_state
-from t2p.types import ActionSpec, Cloud, InitialState
+from t2p.types import ActionSpec, Cloud, InitialState, Observe
 
 Key = tuple[str, ...]  # ("images", view), ("proprio", name) ...: one array of an observation
 Shape = tuple[tuple[int, ...], str]  # of one environment's array, and its NumPy type
@@ -30,31 +28,12 @@ Start = int | InitialState  # a seed, or the state itself
 CLOCKS = ("physics", "control", "render", "reset")  # where an environment's time goes, in this order
 
 
-@dataclass(frozen=True)
-class Observe:
-    """What is observed beside proprioception.
-
-    images, depth: names of views. size: (H, W) in pixels. cloud: so many points (0: none) on the task's kept bodies,
-    from the first view's depth: a random subset, which follows from the episode's seed (0 where it started from a
-    state) and the step, filled up with valid = False where there are fewer. floor: whether points of the world body
-    (the floor) are among them, if the task keeps them at all. every_step: False takes
-    pictures and clouds at resets only; then the old ones stay. goal: observations carry a goal's pictures, black from
-    each reset until `goal_observation` is given the goal."""
-
-    images: tuple[str, ...] = ()
-    depth: tuple[str, ...] = ()
-    size: tuple[int, int] = (128, 128)
-    cloud: int = 0
-    floor: bool = True
-    every_step: bool = True
-    goal: bool = False
-
-    def views(self, task: Task) -> tuple[str, ...]:
-        """The views that are rendered, in the task's order."""
-        wanted = {*self.images, *self.depth}
-        if self.cloud:
-            wanted.add(next(iter(task.views)))
-        return tuple(view for view in task.views if view in wanted)
+def observed_views(task: Task, observe: Observe) -> tuple[str, ...]:
+    """The views that are rendered, in the task's order."""
+    wanted = {*observe.images, *observe.depth}
+    if observe.cloud:
+        wanted.add(next(iter(task.views)))
+    return tuple(view for view in task.views if view in wanted)
 
 
 PLAIN = Observe()  # proprioception alone
@@ -85,6 +64,24 @@ def to_world(spec: ActionSpec, base: np.ndarray, action: np.ndarray) -> np.ndarr
     return np.concatenate([turn @ moved[:3], turn @ moved[3:], action[6:]])
 
 
+def to_base(spec: ActionSpec, base: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """The inverse of `to_world`, for actions within their limits."""
+    return to_world(spec, invert_transform(np.asarray(base, float)), action)
+
+
+def proprioception(task: Task, controller: Controller, data: mujoco.MjData) -> dict[str, np.ndarray]:
+    """{"proprio/tool": [9] position (m) and 6D rotation in the base frame; "proprio/gripper": [1] commanded, 0 open,
+    1 closed; "proprio/joints": [j] rad}, by the poses that were computed last."""
+    arm = controller.arm
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = data.site_xmat[arm.tool].reshape(3, 3), data.site_xpos[arm.tool]
+    pose = invert_transform(np.asarray(task.base, float)) @ pose
+    opened, closed = arm.robot.gripper_open, arm.robot.gripper_closed
+    gripper = (data.ctrl[arm.controls[-1:]] - opened) / (closed - opened)
+    tool = np.concatenate([pose[:3, 3], matrix_to_6d(pose[:3, :3])])
+    return {"proprio/tool": tool, "proprio/gripper": gripper, "proprio/joints": data.qpos[arm.joints].copy()}
+
+
 def check_actions(task: Task, actions: np.ndarray) -> None:
     """UserError where actions [n, A] are none: numbers that are not finite, a 6D rotation that is no rotation."""
     bad = ~np.isfinite(actions).all(axis=-1)
@@ -106,7 +103,7 @@ class Scene:
         self.task, self.observe = task, observe
         self.model = task.build().compile()
         self.frames = self.model.body_pos.copy(), self.model.body_quat.copy()
-        self.renderer: Renderer | None = make_renderer(self.model, renderer) if observe.views(task) else None
+        self.renderer: Renderer | None = make_renderer(self.model, renderer) if observed_views(task, observe) else None
         kept = [name for name in task.kept if observe.floor or name != "world"]
         self.kept = body_ids(self.model, kept) if observe.cloud else None
 
@@ -204,7 +201,7 @@ class Environment:
         if pictures and self.scene.renderer is not None:
             began = time.perf_counter()
             self.enter()
-            for view in self.watch.views(self.task):
+            for view in observed_views(self.task, self.watch):
                 seen |= self._look(self.scene.renderer, view)
             self.clocks[2] += time.perf_counter() - began
         return seen
@@ -221,7 +218,7 @@ class Environment:
         if count := self.watch.cloud:
             shapes |= {("cloud", "points"): ((count, 3), "f4"), ("cloud", "colors"): ((count, 3), "u1")}
             shapes[("cloud", "valid")] = ((count,), "?")
-        for view in self.watch.views(self.task):
+        for view in observed_views(self.task, self.watch):
             shapes |= {("K", view): ((3, 3), "f8"), ("T_base_cam", view): ((4, 4), "f8")}
         dims = {"tool": 9, "gripper": 1, "joints": joints}
         return shapes | {("proprio", name): ((dim,), "f4") for name, dim in dims.items()}
@@ -243,18 +240,10 @@ class Environment:
             self.scene.close()
 
     def _proprio(self) -> dict[Key, np.ndarray]:
-        """tool: position (m) and 6D rotation in the base frame; gripper: commanded, 0 open .. 1 closed; joints: rad."""
         if self.controller is None:
             raise UserError("the environment has to be reset before it is observed")
-        arm, data = self.controller.arm, self.data
-        pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = data.site_xmat[arm.tool].reshape(3, 3), data.site_xpos[arm.tool]
-        pose = invert_transform(self._base) @ pose
-        opened, closed = arm.robot.gripper_open, arm.robot.gripper_closed
-        gripper = (data.ctrl[arm.controls[-1:]] - opened) / (closed - opened)
-        tool = np.concatenate([pose[:3, 3], matrix_to_6d(pose[:3, :3])])
-        values: Mapping[str, np.ndarray] = {"tool": tool, "gripper": gripper, "joints": data.qpos[arm.joints]}
-        return {("proprio", name): value.astype(np.float32) for name, value in values.items()}
+        values = proprioception(self.task, self.controller, self.data)
+        return {("proprio", name.removeprefix("proprio/")): value.astype(np.float32) for name, value in values.items()}
 
     def _look(self, renderer: Renderer, view: str) -> dict[Key, np.ndarray]:
         """What is seen in one view."""

@@ -40,8 +40,8 @@ class Task(Protocol):
     """name: as in the registry. variation: a number, 0 where there is only one. instruction: a sentence. action: what
     a policy's action means. base: T_world_base [4, 4], the robot's base. views: {view name: camera name in the model},
     the third-person view first. kept: names of the bodies whose points belong to the scene ("world" for the floor), the
-    embodiment left out. limit: policy steps after which an episode is over; stop_at_success: whether it also ends at its
-    first success, or success is what holds at the end."""
+    embodiment left out. limit: policy steps after which an episode is over; stop_at_success: whether its first success
+    ends it too, or success is what holds at the end."""
 
     @property
     def name(self) -> str: ...

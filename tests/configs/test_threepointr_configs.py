@@ -50,7 +50,7 @@ def test_policy_variants_make_a_stage_that_acts(variant):
 
 
 def test_a_track_network_is_no_policy():
-    with pytest.raises(UserError, match="threepointr.tracks' is no policy"):
+    with pytest.raises(UserError, match=r"threepointr\.tracks' is no policy"):
         make_policy(load_config(f"{TRACKS}:debug"))
 
 
