@@ -26,6 +26,7 @@ ALLOWED = {
     "diffusion": JAX_BASE,
     "accelerators": set(),
     "sim": BASE,
+    "collect": BASE | {"sim", "data"},
     "convert": JAX_BASE | {"models"},
     "tracking": JAX_BASE | {"models", "convert", "data"},
     "methods": JAX_BASE | {"models", "diffusion"},
@@ -35,7 +36,7 @@ ALLOWED = {
     "parity": ANY,
     "cli": ANY,
 }
-NO_JAX = {"types", "io", "geometry", "metrics", "data", "sim"}
+NO_JAX = {"types", "io", "geometry", "metrics", "data", "sim", "collect"}
 NOBODY_IMPORTS = {"parity", "cli"}
 
 

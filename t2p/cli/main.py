@@ -13,6 +13,7 @@ from t2p.io import UserError
 COMMANDS = {
     "annotate": "track the points of videos and write episodes with track sets",
     "data": "make, check, show and import datasets",
+    "collect": "scripted episodes from the simulator as a dataset",
     "train": "train a stage from a config",
     "inspect": "parameters, sharding, memory and FLOPs of a config, before anything runs",
     "eval": "measure a checkpoint on held-out data and write a report",

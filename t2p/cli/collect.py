@@ -1,0 +1,69 @@
+"""`t2p collect TASK`: scripted episodes from the simulator, written as a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from t2p.io import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from t2p.collect import SETS
+
+    parser.add_argument("task", metavar="TASK", help="such as tabletop/block_stack; a wrong name lists them all")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the dataset to write, or to go on with")
+    parser.add_argument("--episodes", type=int, required=True, metavar="N")
+    parser.add_argument("--split", default="train", help="(default: train)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other episodes (default: 0)")
+    parser.add_argument(
+        "--spread", type=int, default=0, metavar="K", help="the first K start from configurations spread evenly"
+    )
+    parser.add_argument("--action_free", action="store_true", help="leave out actions and proprioception")
+    parser.add_argument("--control", default="setpoint_pose", help="setpoint_pose (default) or osc_delta")
+    parser.add_argument("--embodiment", default="xarm7", help="xarm7 (default), panda or hand")
+    parser.add_argument("--fps", type=float, default=20.0, help="frames per second (default: 20)")
+    parser.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"))
+    parser.add_argument("--views", nargs="*", default=(), help="(default: all of the task's)")
+    parser.add_argument("--sets", nargs="*", default=("grid", "objects"), help=f"track sets: some of {', '.join(SETS)}")
+    parser.add_argument("--points", type=int, default=8192, help="in each set at most (default: 8192)")
+    parser.add_argument("--depth", action="store_true", help="write depth to DIR/depth too")
+    parser.add_argument("--renderer", default="auto", help="auto (default), egl, osmesa or rays")
+    parser.add_argument("--workers", type=int, default=-1, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--episodes_per_shard", type=int, default=10, metavar="N", help="(default: 10)")
+
+
+def run(args: argparse.Namespace, rest: list[str]) -> int:
+    from tqdm import tqdm
+
+    from t2p.collect import Collection, collect
+
+    if rest:
+        raise UserError(f"unknown arguments {rest}; t2p collect --help lists what there is")
+    what = Collection(
+        task=args.task,
+        episodes=args.episodes,
+        seed=args.seed,
+        spread=args.spread,
+        action_free=args.action_free,
+        options={"control": args.control, "embodiment": args.embodiment},
+        fps=args.fps,
+        size=tuple(args.size),
+        views=tuple(args.views),
+        sets=tuple(args.sets),
+        points=args.points,
+        depth=args.depth,
+        renderer=args.renderer,
+    )
+    workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
+    with tqdm(total=args.episodes, unit="episode") as bar:
+        failures = collect(
+            what,
+            args.out,
+            split=args.split,
+            workers=workers,
+            episodes_per_shard=args.episodes_per_shard,
+            progress=bar.update,
+        )
+    print(f"wrote {args.out} ({args.episodes} episodes; {failures} starts replaced because the script failed on them)")
+    return 0

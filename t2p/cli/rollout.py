@@ -1,0 +1,58 @@
+"""`t2p rollout`: a policy's success on a simulated task, with intervals; writes episodes.jsonl, success.json, report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from t2p.io import UserError, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, metavar="TASK", help="such as tabletop/block_stack")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        action="append",
+        metavar="[NAME=]DIR",
+        help="a policy's training workdir (of t2p train --seeds: all its seeds); repeat to compare on the same episodes",
+    )
+    parser.add_argument("--which", default="best", help="best (default), latest, or a step")
+    parser.add_argument("--episodes", type=int, default=1000, metavar="N", help="(default: 1000)")
+    parser.add_argument("--first_seed", type=int, default=0, help="of the episodes (default: 0)")
+    parser.add_argument("--num_envs", type=int, default=32, help="environments at once (default: 32)")
+    parser.add_argument("--workers", type=int, default=-1, help="processes of the simulator (default: one a core)")
+    parser.add_argument("--renderer", default="auto", help="auto (default), egl, osmesa or rays")
+    parser.add_argument("--embodiment", default="xarm7", help="xarm7 (default) or panda")
+    parser.add_argument("--any_task", action="store_true", help="also a checkpoint that was trained on another task")
+    parser.add_argument("--films", type=int, default=3, help="successes and failures to film of each (default: 3)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where to write; an interrupted run goes on")
+
+
+def run(args: argparse.Namespace, rest: list[str]) -> int:
+    if rest:
+        raise UserError(f"unknown arguments {rest}; t2p rollout --help lists what there is")
+    results = evaluate(args, Path(args.out))
+    for line in results["lines"]:
+        print(line)
+    print(f"report: {Path(args.out) / 'report.html'}")
+    return 0
+
+
+def evaluate(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """Everything `t2p rollout` does; returns what it wrote to success.json."""
+    from t2p.eval import rollout_report, success
+
+    if args.episodes < 1 or args.num_envs < 1 or args.first_seed < 0 or args.films < 0:
+        raise UserError("--episodes and --num_envs must be at least 1, --first_seed and --films at least 0")
+    options = {"embodiment": args.embodiment}
+    entries = success.entries(args.checkpoint, args.which, args.task, options, args.any_task)
+    workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
+    seeds = range(args.first_seed, args.first_seed + args.episodes)
+    runs = success.run_all(entries, seeds, out, args.num_envs, workers, args.renderer)
+    summary = success.summarise(entries, runs)
+    write_json(out / "success.json", summary)
+    rollout_report.write(out / "report.html", entries, runs, summary, args.films, args.renderer)
+    return summary
