@@ -1,7 +1,8 @@
 """Pictures, depth and segmentation of MuJoCo worlds, without a window: by OpenGL or by casting rays.
 
 "egl" draws on a graphics card, or in software with Mesa; "osmesa" in software; "rays" is built in, needs no graphics
-library and draws no shadows or textures. Depth and segmentation are the same from all three, away from silhouettes.
+library and draws no shadows or textures. Depth and segmentation are the same from all three, away from silhouettes
+(OpenGL draws round shapes as polyhedra, whose surface lies a little deeper: see `world.new_world`).
 No environment variable decides or is set; MUJOCO_EGL_DEVICE_ID is honoured where several cards are there.
 """
 

@@ -60,7 +60,9 @@ def camera_number(model: mujoco.MjModel, camera: str) -> int:
     if number < 0:
         names = ", ".join(model.camera(i).name for i in range(model.ncam)) or "none"
         raise UserError(f"there is no camera {camera!r} in this world; there are: {names}")
-    if model.cam_orthographic[number] or model.cam_sensorsize[number].any():
+    # The field was renamed after MuJoCo 3.3.2; 0 is perspective under both names.
+    orthographic = model.cam_orthographic if hasattr(model, "cam_orthographic") else model.cam_projection
+    if orthographic[number] or model.cam_sensorsize[number].any():
         raise UserError(f"camera {camera!r} must be described by its vertical field of view (fovy) alone")
     return number
 
