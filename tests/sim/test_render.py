@@ -12,7 +12,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import pytest
-from drawing import LACKING, PICTURES, scene
+from drawing import LACKING, PICTURES, around, away_from_silhouettes, scene
 
 from t2p.geometry.cameras import project, transform_points, unproject
 from t2p.io import UserError
@@ -34,7 +34,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pictures]
             command = [sys.executable, str(Path(__file__).with_name("drawing.py")), name, str(out)]
             environment = {
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+                "PYTHONPATH": str(ROOT),
             }
             run = subprocess.run(command, capture_output=True, text=True, env=environment)
             assert run.returncode in (0, LACKING), run.stderr
@@ -45,16 +45,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pictures]
         return pictures
 
     return draw
-
-
-def around(picture: np.ndarray) -> np.ndarray:
-    """[H, W, 9]: the 3 x 3 neighbourhoods of a picture's pixels."""
-    padded = np.pad(picture, 1, mode="edge")
-    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*picture.shape, 9)
-
-
-def away_from_silhouettes(bodies: np.ndarray) -> np.ndarray:
-    return (around(bodies) == bodies[..., None]).all(axis=-1)
 
 
 @pytest.mark.parametrize("camera", PICTURES)

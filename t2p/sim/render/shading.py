@@ -5,6 +5,8 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
+from t2p.sim.render.common import field
+
 _G = mujoco.mjtGeom
 
 
@@ -29,7 +31,7 @@ def shade(
 
 def _towards(model: mujoco.MjModel, data: mujoco.MjData, number: int, points: np.ndarray) -> np.ndarray:
     """Unit vectors [M, 3] (or [1, 3]) from the points to a light."""
-    if model.light_directional[number]:
+    if field(model, "light_directional", "light_type")[number] == 1:
         return -data.light_xdir[number][None]
     offset = data.light_xpos[number] - points
     return offset / np.linalg.norm(offset, axis=1, keepdims=True)
