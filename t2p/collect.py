@@ -30,7 +30,7 @@ from t2p.sim.record import Recording, Replay, exact_tracks, record
 from t2p.sim.registry import make_task
 from t2p.sim.render import choose_renderer, make_renderer
 from t2p.sim.task import Task
-from t2p.types import Episode, TrackSet
+from t2p.types import Episode, InitialState, TrackSet
 
 SETS = ("grid", "objects", "image")
 CANDIDATES, CANDIDATE_SEED = 10_000, 12_345  # of furthest point sampling (3PoinTr's released code)
@@ -187,8 +187,13 @@ def _studio(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Task, mujo
 
 def _configuration(what: Collection, task: Task, number: int, attempt: int) -> np.ndarray:
     if number < what.spread and attempt == 0:
-        return spread_configurations(task, what.spread)[number]
+        return _spread(what.task, tuple(sorted(what.options.items())), what.spread)[number]
     return task.draw(np.random.default_rng([what.seed, number, attempt]))
+
+
+@functools.lru_cache(maxsize=1)
+def _spread(name: str, options: tuple[tuple[str, Any], ...], count: int) -> np.ndarray:
+    return spread_configurations(make_task(name, **dict(options)), count)
 
 
 def spread_configurations(task: Task, count: int) -> np.ndarray:
@@ -241,9 +246,8 @@ def _draw(
             "start": {k: np.asarray(v).tolist() for k, v in asdict(found.start).items()},
         },
     )
-    return Made(
-        episode, failures, depth={v: np.stack([f.depth for f in looks[v]]) for v in looks} if what.depth else {}
-    )
+    depth = {v: np.stack([f.depth for f in looks[v]]) for v in looks} if what.depth else {}
+    return Made(episode, failures, depth=depth)
 
 
 def _track_sets(
@@ -270,19 +274,18 @@ def _write_depth(path: Path, depth: np.ndarray) -> None:
 
 
 def replays(dataset: Any, episodes: Iterable[int], renderer: str = "auto") -> dict[str, Replay]:
-    """{episode id: Replay} of collected episodes (numbers in a t2p.data.store.Dataset): with `ReplaySource`, the simulator
-    gives their depth and masks at any size. UserError for an episode that no simulator made."""
-    from t2p.types import InitialState
-
+    """{episode id: Replay} of collected episodes (numbers in a t2p.data.store.Dataset): with `ReplaySource`, the
+    simulator gives their depth and masks at any size. UserError for an episode that no simulator made."""
     found = {}
     for number in episodes:
         info = dataset.infos[number]
         facts = dataset.info(number)
         if "sim/qpos" not in info.columns or "start" not in facts:
             raise UserError(f"episode {info.id!r} was not collected from the simulator: it has no physical states")
-        task, model = make_task(info.task, **facts["simulator"]["options"]), None
+        task = make_task(info.task, **facts["simulator"]["options"])
         model = task.build().compile()
-        start = {k: np.asarray(v) if k != "time" else float(v) for k, v in facts["start"].items()}
-        drawer = make_renderer(model, renderer)
-        found[info.id] = Replay(task, InitialState(**start), dataset.column(number, "sim/qpos"), drawer, model)
+        arrays = {k: np.asarray(v, float) for k, v in facts["start"].items() if k != "time"}
+        start = InitialState(time=float(facts["start"]["time"]), **arrays)
+        qpos = dataset.column(number, "sim/qpos")
+        found[info.id] = Replay(task, start, qpos, make_renderer(model, renderer), model)
     return found

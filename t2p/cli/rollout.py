@@ -1,4 +1,4 @@
-"""`t2p rollout`: a policy's success on a simulated task, with intervals; writes episodes.jsonl, success.json, report."""
+"""`t2p rollout`: a policy's success on a simulated task, with intervals, films and a report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="[NAME=]DIR",
-        help="a policy's training workdir (of t2p train --seeds: all its seeds); repeat to compare on the same episodes",
+        help="a policy's workdir (of t2p train --seeds: all its seeds); repeat to compare on the same episodes",
     )
     parser.add_argument("--which", default="best", help="best (default), latest, or a step")
     parser.add_argument("--episodes", type=int, default=1000, metavar="N", help="(default: 1000)")

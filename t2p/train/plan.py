@@ -103,7 +103,14 @@ class Plan:
     def meta(self) -> dict[str, Any]:
         """What a checkpoint says of itself, the same at every step."""
         config = json.loads(self.config.to_json())
-        return {"config": config, "statistics": _statistics(config), "shapes": describe(self.example), **provenance()}
+        shapes = describe(self.example)
+        return {
+            "config": config,
+            "statistics": _statistics(config),
+            "shapes": shapes,
+            **_origin(config),
+            **provenance(),
+        }
 
     def counts(self) -> str:
         """How many parameters there are and are trained."""
@@ -217,6 +224,20 @@ def _statistics(config: Mapping[str, Any]) -> dict[str, Any]:
 
     sources = config["data"]["sources"]
     return {n: read_manifest(s["path"])["splits"][s["split"]]["statistics"] for n, s in sources.items()}
+
+
+def _origin(config: Mapping[str, Any]) -> dict[str, Any]:
+    """{"tasks": of all episodes of the training data, "renderers": that drew its pictures, by each source's first
+    episode}, sorted; what no episode names is left out."""
+    from t2p.data.mixture import open_dataset, select_episodes
+
+    tasks, renderers = set(), set()
+    for name, source in config["data"]["sources"].items():
+        dataset = open_dataset(name, source)
+        episodes = select_episodes(name, dataset.infos, tuple(source["tasks"]), source["fraction"])
+        tasks |= {dataset.infos[n].task for n in episodes}
+        renderers.add(dataset.info(episodes[0]).get("simulator", {}).get("renderer", ""))
+    return {"tasks": sorted(tasks - {""}), "renderers": sorted(renderers - {""})}
 
 
 def describe(x: Any) -> Any:

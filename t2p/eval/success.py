@@ -1,0 +1,175 @@
+"""Success rates: which checkpoints are rolled out on which task, and how their results are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import mujoco
+import numpy as np
+from tqdm import tqdm
+
+from t2p import checkpoint
+from t2p.eval.rollout import Record, Rollouts, check_policy, rollout
+from t2p.io import UserError
+from t2p.methods.base import Policy, Variables
+from t2p.methods.registry import make_policy
+from t2p.metrics.success import paired_difference, wilson
+from t2p.sim.registry import make_task
+from t2p.sim.render import choose_renderer
+from t2p.sim.task import Task
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trained policy. name: as the user calls it; seed: of its training, None where it is the only one."""
+
+    name: str
+    seed: int | None
+    directory: str
+    policy: Policy
+    variables: Variables
+    meta: Mapping[str, Any]
+    task: Task
+
+    @property
+    def label(self) -> str:
+        return self.name if self.seed is None else f"{self.name}, training seed {self.seed}"
+
+
+def entries(
+    checkpoints: Sequence[str], which: str, task: str, options: Mapping[str, Any], any_task: bool = False
+) -> list[Entry]:
+    """checkpoints: "DIR" or "NAME=DIR"; a folder of `t2p train --seeds` gives one entry per training seed. UserError
+    for a checkpoint that is none, is no policy, or was trained on another task (unless any_task)."""
+    found = []
+    for given in checkpoints:
+        name, equals, directory = given.partition("=")
+        name, directory = (name, directory) if equals else (Path(given).name, given)
+        folders: list[tuple[int | None, str]] = [
+            (int(p.name.removeprefix("seed_")), str(p)) for p in sorted(Path(directory).glob("seed_*"))
+        ]
+        found += [_entry(name, s, d, which, task, options, any_task) for s, d in folders or [(None, directory)]]
+    labels = [e.label for e in found]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"two checkpoints have the same name: {labels}; name them with --checkpoint NAME=DIR")
+    return found
+
+
+def _entry(
+    name: str, seed: int | None, directory: str, which: str, task: str, options: Mapping[str, Any], any_task: bool
+) -> Entry:
+    variables, meta = checkpoint.load(directory, int(which) if which.isdigit() else which)
+    policy = make_policy(ml_collections.ConfigDict(meta["config"]))
+    made = make_task(task, control=policy.action, **options)
+    trained = meta.get("tasks", [])
+    if trained and task not in trained and not any_task:
+        raise UserError(
+            f"{directory} was trained on {', '.join(trained)}, not on {task}; give its task, or --any_task to see what "
+            "it does there"
+        )
+    check_policy(policy, made)
+    return Entry(name, seed, directory, policy, variables, meta, made)
+
+
+def run_all(
+    found: Sequence[Entry], seeds: Sequence[int], out: Path, num_envs: int, workers: int, renderer: str
+) -> list[Rollouts]:
+    """Rolls every entry out on the same seeds; episodes go to OUT/episodes/<entry>.jsonl."""
+    chosen, runs = choose_renderer(renderer), []
+    for entry in found:
+        if note := renderer_note(entry, chosen):
+            tqdm.write(note)
+        about = {"checkpoint": entry.directory, "step": entry.meta["step"], "mujoco": mujoco.__version__}
+        about |= {"renderer": chosen, "git": entry.meta.get("git")}
+        file = out / "episodes" / f"{entry.name}{'' if entry.seed is None else f'-{entry.seed}'}.jsonl"
+        with tqdm(total=len(seeds), unit="episode", desc=entry.label) as bar:
+            runs.append(
+                rollout(
+                    entry.policy,
+                    entry.variables,
+                    entry.task,
+                    seeds,
+                    num_envs=num_envs,
+                    workers=workers,
+                    renderer=chosen,
+                    file=file,
+                    about=about,
+                    progress=_counting(bar),
+                )
+            )
+    return runs
+
+
+def _counting(bar: Any) -> Callable[[Record], None]:
+    won = []
+
+    def note(record: Record) -> None:
+        won.append(record.success)
+        bar.set_postfix(success=f"{np.mean(won):.1%}", refresh=False)
+        bar.update()
+
+    return note
+
+
+def renderer_note(entry: Entry, renderer: str) -> str:
+    """A sentence where a policy that looks at pictures was trained on another renderer's, else ""."""
+    seen = entry.meta.get("renderers", [])
+    if not entry.policy.observe.images or not seen or renderer in seen:
+        return ""
+    return (
+        f"note: {entry.label} was trained on pictures drawn by {', '.join(seen)}; here they are drawn by {renderer}, "
+        f"which looks different (--renderer {seen[0]} takes the same)"
+    )
+
+
+def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any]:
+    """{"policies": {name: {...}}, "differences": [...], "lines": what to print}. Spread over rollouts (Wilson's
+    interval, all training seeds together) and over training seeds (standard deviation of rates) are told apart."""
+    names = list(dict.fromkeys(e.name for e in found))
+    policies: dict[str, Any] = {}
+    for name in names:
+        own = [(e, r) for e, r in zip(found, runs, strict=True) if e.name == name]
+        rates = [float(r.successes.mean()) for _, r in own]
+        won, count = sum(int(r.successes.sum()) for _, r in own), sum(len(r.records) for _, r in own)
+        low, high = wilson(won, count)
+        policies[name] = {
+            "success": won / count,
+            "low": low,
+            "high": high,
+            "episodes": count,
+            "training_seeds": {e.label: rate for (e, _), rate in zip(own, rates, strict=True)},
+            "std_over_training_seeds": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
+            "failed": sum(bool(x.failed) for _, r in own for x in r.records),
+            "times": {k: sum(r.times.get(k, 0.0) for _, r in own) for k in own[0][1].times},
+        }
+    differences = [
+        {"first": names[0], "second": name, **_difference(found, runs, names[0], name)} for name in names[1:]
+    ]
+    about = {"task": found[0].task.name, "mujoco": mujoco.__version__, "policies": policies, "differences": differences}
+    return {**about, "lines": [*map(_line, policies.items()), *map(_difference_line, differences)]}
+
+
+def _difference(found: Sequence[Entry], runs: Sequence[Rollouts], first: str, second: str) -> dict[str, float]:
+    """Of episodes that start alike. Training seeds are paired in their order, as far as both policies have them."""
+    a, b = ([r.successes for e, r in zip(found, runs, strict=True) if e.name == n] for n in (first, second))
+    pairs = list(zip(a, b))
+    difference, low, high = paired_difference(
+        np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs])
+    )
+    return {"difference": difference, "low": low, "high": high}
+
+
+def _line(item: tuple[str, Mapping[str, Any]]) -> str:
+    name, p = item
+    text = f"{name:28s} {p['success']:6.1%}  [{p['low']:.1%}, {p['high']:.1%}]  of {p['episodes']} episodes"
+    if p["std_over_training_seeds"] is not None:
+        text += f"; over {len(p['training_seeds'])} training seeds: std {p['std_over_training_seeds']:.1%}"
+    return text + (f"; physics failed in {p['failed']}" if p["failed"] else "")
+
+
+def _difference_line(d: Mapping[str, Any]) -> str:
+    return f"{d['first']} - {d['second']}: {d['difference']:+.1%} [{d['low']:+.1%}, {d['high']:+.1%}] (same episodes)"
