@@ -7,7 +7,6 @@ the episodes before it is left (t2p.sim.world.write_state), and the controller a
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mujoco
@@ -140,6 +139,7 @@ class Environment:
         self.success, self.time = False, 0.0
         self._frames, self._seed, self._steps = self.scene.frames, 0, 0
         self._base = np.asarray(task.base, float)
+        self._to_base = invert_transform(self._base)
 
     def reset(self, start: Start) -> None:
         """Starts an episode from a seed (drawn by the task) or from a state."""
@@ -247,13 +247,15 @@ class Environment:
         if self.controller is None:
             raise UserError("the environment has to be reset before it is observed")
         arm, data = self.controller.arm, self.data
-        pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = data.site_xmat[arm.tool].reshape(3, 3), data.site_xpos[arm.tool]
-        pose = invert_transform(self._base) @ pose
+        turn, shift = self._to_base[:3, :3], self._to_base[:3, 3]
+        position = turn @ data.site_xpos[arm.tool] + shift
+        rotation = turn @ data.site_xmat[arm.tool].reshape(3, 3)
         opened, closed = arm.robot.gripper_open, arm.robot.gripper_closed
-        gripper = (data.ctrl[arm.controls[-1:]] - opened) / (closed - opened)
-        tool = np.concatenate([pose[:3, 3], matrix_to_6d(pose[:3, :3])])
-        values: Mapping[str, np.ndarray] = {"tool": tool, "gripper": gripper, "joints": data.qpos[arm.joints]}
+        values = {
+            "tool": np.concatenate([position, matrix_to_6d(rotation)]),
+            "gripper": (data.ctrl[arm.controls[-1:]] - opened) / (closed - opened),
+            "joints": data.qpos[arm.joints],
+        }
         return {("proprio", name): value.astype(np.float32) for name, value in values.items()}
 
     def _look(self, renderer: Renderer, view: str) -> dict[Key, np.ndarray]:
