@@ -48,6 +48,17 @@ def scene(edge: float = 0.1) -> tuple[mujoco.MjModel, mujoco.MjData]:
     return model, data
 
 
+def around(picture: np.ndarray) -> np.ndarray:
+    """[H, W, 9]: the 3 x 3 neighbourhoods of a picture's pixels."""
+    padded = np.pad(picture, 1, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*picture.shape, 9)
+
+
+def away_from_silhouettes(bodies: np.ndarray) -> np.ndarray:
+    """[H, W] bool: pixels whose 3 x 3 neighbourhood shows one body."""
+    return (around(bodies) == bodies[..., None]).all(axis=-1)
+
+
 def main() -> None:
     name, out = sys.argv[1:]
     environment = dict(os.environ)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 import pytest
-from drawing import scene
+from drawing import away_from_silhouettes, scene
 
 from t2p.io import UserError
 from t2p.sim import points, render, world
@@ -19,11 +19,6 @@ def seen() -> tuple[mujoco.MjModel, mujoco.MjData, render.Frame, Camera]:
     model, data = scene()
     frame = render.make_renderer(model, "rays").render(data, "front", SIZE)
     return model, data, frame, render.camera_of(model, data, "front", SIZE)
-
-
-def inner(bodies: np.ndarray) -> np.ndarray:
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(bodies, 1, mode="edge"), (3, 3))
-    return (windows == bodies[..., None, None]).all(axis=(2, 3))
 
 
 def test_named_bodies_bring_what_hangs_on_them() -> None:
@@ -90,7 +85,7 @@ def test_what_is_seen_is_visible_and_projects_to_its_pixel(seen: tuple) -> None:
     np.testing.assert_allclose(points.to_image(cloud.points, camera), centers, atol=1e-6)
     assert points.visible(cloud.points, cloud.bodies, frame.depth, frame.bodies, camera).all()
     behind = cloud.points * np.float32(1.03)  # 1.5 to 3 cm behind what is seen, on the same rays
-    edge = ~inner(frame.bodies)[rows, columns]
+    edge = ~away_from_silhouettes(frame.bodies)[rows, columns]
     assert not points.visible(behind, cloud.bodies, frame.depth, frame.bodies, camera)[~edge].all()
     assert not points.visible(behind, np.full(len(behind), -2), frame.depth, frame.bodies, camera).any()
 
@@ -118,7 +113,7 @@ def test_visibility_of_a_cube_is_that_of_its_faces(camera_name: str) -> None:
     in_camera = points.to_camera(on_cube, camera)
     found = points.visible(in_camera, np.full(4000, green), frame.depth, frame.bodies, camera)
     column, row = (points.to_image(in_camera, camera) * (size[1], size[0])).astype(int).T
-    away = inner(frame.bodies)[row, column]  # from silhouettes
+    away = away_from_silhouettes(frame.bodies)[row, column]  # from silhouettes
     assert (frame.bodies[row, column][found & away] == green).all()
     on_own = away & (frame.bodies[row, column] == green)
     assert on_own.sum() > 2000 and 0.2 < faces[on_own].mean() < 0.8
@@ -140,7 +135,7 @@ def test_grazing_surfaces_are_visible() -> None:
     place = points.to_image(in_camera, camera)
     inside = ((place > 0) & (place < 1)).all(axis=1) & (in_camera[:, 2] > 0)
     column, row = (place[inside] * (48, 32)).astype(int).T
-    clear = (inner(frame.bodies) & (frame.bodies == 0))[row, column]
+    clear = (away_from_silhouettes(frame.bodies) & (frame.bodies == 0))[row, column]
     found = points.visible(in_camera[inside], np.zeros(inside.sum(), int), frame.depth, frame.bodies, camera)
     off = np.abs(frame.depth[row, column] - in_camera[inside, 2])[clear]
     assert len(off) > 500 and np.median(off) > 0.02

@@ -1,7 +1,8 @@
 """Pictures, depth and segmentation of MuJoCo worlds, without a window: by OpenGL or by casting rays.
 
 "egl" draws on a graphics card, or in software with Mesa; "osmesa" in software; "rays" is built in, needs no graphics
-library and draws no shadows or textures. Depth and segmentation are the same from all three, away from silhouettes.
+library and draws no shadows or textures. Depth and segmentation are the same from all three, away from silhouettes
+(OpenGL draws round shapes as polyhedra, whose surface lies a little deeper: see `world.new_world`).
 No environment variable decides or is set; MUJOCO_EGL_DEVICE_ID is honoured where several cards are there.
 """
 
@@ -21,10 +22,6 @@ from t2p.sim.render.rays import RayRenderer
 __all__ = ["NAMES", "Frame", "Renderer", "Size", "camera_of", "choose_renderer", "make_renderer"]
 
 NAMES = ("egl", "osmesa", "rays")  # in the order in which they are tried
-_REMEDIES = {
-    "egl": "install a graphics driver with EGL, or Mesa's (Debian, Ubuntu: apt install libegl1 libegl-mesa0)",
-    "osmesa": "install OSMesa (Debian, Ubuntu: apt install libosmesa6)",
-}
 _BALL = """<mujoco><worldbody><camera name="eye" pos="0 0 2"/>
 <body name="ball"><geom type="sphere" size="0.5"/></body></worldbody></mujoco>"""
 
@@ -41,7 +38,7 @@ def choose_renderer(wanted: str = "auto") -> str:
     if wanted != "auto":
         reason = why_not(wanted)
         if reason:
-            raise UserError(f"renderer {wanted!r} does not work here: {reason}; {_REMEDIES[wanted]}, or take 'auto'")
+            raise UserError(f"renderer {wanted!r} does not work here: {reason}; or take 'auto'")
         log.info("renderer: %s (as asked for)", wanted)
         return wanted
     reasons = []

@@ -60,9 +60,15 @@ def camera_number(model: mujoco.MjModel, camera: str) -> int:
     if number < 0:
         names = ", ".join(model.camera(i).name for i in range(model.ncam)) or "none"
         raise UserError(f"there is no camera {camera!r} in this world; there are: {names}")
-    if model.cam_orthographic[number] or model.cam_sensorsize[number].any():
+    orthographic = field(model, "cam_orthographic", "cam_projection")  # 0 is perspective under both names
+    if orthographic[number] or model.cam_sensorsize[number].any():
         raise UserError(f"camera {camera!r} must be described by its vertical field of view (fovy) alone")
     return number
+
+
+def field(model: mujoco.MjModel, name: str, later_name: str) -> np.ndarray:
+    """A model's field that was renamed after MuJoCo 3.3.2."""
+    return np.asarray(getattr(model, name if hasattr(model, name) else later_name))
 
 
 def intrinsics(fovy: float, size: Size) -> np.ndarray:

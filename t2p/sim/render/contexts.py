@@ -28,6 +28,10 @@ _EGL_CONFIG = (
 )
 _MAX_DEVICES = 32
 _OSMESA_RGBA, _GL_UNSIGNED_BYTE = 0x1908, 0x1401
+_REMEDIES = {
+    "libEGL.so.1": "install a graphics driver with EGL, or Mesa's: apt install libegl1 libegl-mesa0",
+    "libOSMesa.so.8": "apt install libosmesa6",
+}
 _LOOKUPS = {"egl": "eglGetProcAddress", "osmesa": "OSMesaGetProcAddress"}
 
 
@@ -55,7 +59,7 @@ def _load(*names: str) -> ctypes.CDLL:
             return ctypes.CDLL(name)
         except OSError:
             continue
-    raise ContextError(f"the system has no {names[0]}")
+    raise ContextError(f"the system has no {names[0]} ({_REMEDIES[names[0]]})")
 
 
 def _refuse_company(other: str) -> None:
@@ -91,7 +95,7 @@ def _egl() -> tuple[ctypes.CDLL, int]:
         display = display_of(_EGL_PLATFORM_DEVICE, device, None)
         if display and library.eglInitialize(display, None, None):
             return library, display
-    raise ContextError("libEGL is there, but it can open no device: a driver is missing")
+    raise ContextError(f"libEGL is there, but it can open no device ({_REMEDIES['libEGL.so.1']})")
 
 
 def _egl_extension(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
@@ -105,7 +109,7 @@ def _egl_devices(library: ctypes.CDLL) -> list[int]:
     query = _egl_extension(library, "eglQueryDevicesEXT", _INT, _INT, _POINTER, _POINTER)
     devices, count = (_POINTER * _MAX_DEVICES)(), _INT()
     if not query(_MAX_DEVICES, devices, ctypes.byref(count)) or count.value < 1:
-        raise ContextError("libEGL is there, but knows no device")
+        raise ContextError(f"libEGL is there, but knows no device ({_REMEDIES['libEGL.so.1']})")
     found = [device for device in devices[: count.value] if device]
     wanted = os.environ.get("MUJOCO_EGL_DEVICE_ID")
     if wanted is None:

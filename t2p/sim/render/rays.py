@@ -1,7 +1,8 @@
 """Drawing by casting one ray through every pixel's centre with MuJoCo's collision code: needs no graphics library.
 
 Every geom has its own colour (or its material's), matt, lit by the headlight and the world's lights; no shadows,
-textures, reflections or sky. A surface closer than the near clipping plane, which OpenGL cuts away, is seen here.
+textures, reflections or sky. Meshes are shaded as if round. Unlike with OpenGL, a surface before the near clipping
+plane is seen, and a geom that has a material is invisible if its material is, whatever its own colour says.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
+from t2p.sim.render.common import field
+
 _G = mujoco.mjtGeom
 
 
@@ -17,20 +19,19 @@ def shade(
     normals = world_normals(model, data, geoms, points)
     facing = -np.einsum("md,md->m", normals, rays)
     normals *= np.sign(facing)[:, None]  # both sides of a surface reflect
-    headlight = model.vis.headlight
     light = np.zeros_like(points)
-    if headlight.active:
-        light += headlight.ambient + np.abs(facing)[:, None] * headlight.diffuse
+    if model.vis.headlight.active:
+        light += model.vis.headlight.ambient + np.abs(facing)[:, None] * model.vis.headlight.diffuse
     for number in np.flatnonzero(model.light_active).tolist():
         cosine = np.einsum("md,md->m", normals, _towards(model, data, number, points))
         light += model.light_ambient[number] + np.maximum(cosine, 0)[:, None] * model.light_diffuse[number]
-    colors = geom_colors(model)[geoms] * light
-    return (np.clip(colors, 0, 1) * 255).round().astype(np.uint8)
+    light *= 255 * geom_colors(model)[geoms]
+    return np.minimum(light + 0.5, 255).astype(np.uint8)
 
 
 def _towards(model: mujoco.MjModel, data: mujoco.MjData, number: int, points: np.ndarray) -> np.ndarray:
     """Unit vectors [M, 3] (or [1, 3]) from the points to a light."""
-    if model.light_directional[number]:
+    if field(model, "light_directional", "light_type")[number] == 1:
         return -data.light_xdir[number][None]
     offset = data.light_xpos[number] - points
     return offset / np.linalg.norm(offset, axis=1, keepdims=True)
