@@ -19,6 +19,7 @@ from t2p.sim.task import Waypoint
 HANDLE = 0.041
 BASE_RADIUS, BASE_HEIGHT, BASE_MASS = 0.036, 0.008, 0.06
 STEM_RADIUS, STEM_TOP, STEM_MASS = 0.012, 0.036, 0.02
+STEM_BOTTOM = 0.001 + STEM_RADIUS - HANDLE  # the capsule is round below this; its end stays within the base
 BOWL_RADIUS, BOWL_HEIGHT, BOWL_MASS = 0.034, 0.07, 0.05
 GLASS = (0.75, 0.85, 0.95, 1.0)
 # Sliding, twisting and rolling: a glass that lies does not roll away.
@@ -58,7 +59,7 @@ class RightGlass(Tabletop):
         cylinder, capsule = mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_CAPSULE
         for name, kind, radius, low, high, mass in (
             ("base", cylinder, BASE_RADIUS, -HANDLE, BASE_HEIGHT - HANDLE, BASE_MASS),
-            ("stem", capsule, STEM_RADIUS, BASE_HEIGHT - HANDLE, STEM_TOP, STEM_MASS),
+            ("stem", capsule, STEM_RADIUS, STEM_BOTTOM, STEM_TOP, STEM_MASS),
             ("bowl", cylinder, BOWL_RADIUS, STEM_TOP, STEM_TOP + BOWL_HEIGHT, BOWL_MASS),
         ):
             geom = glass.add_geom(name=name, type=kind, pos=[0, 0, (low + high) / 2])
