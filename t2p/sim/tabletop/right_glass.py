@@ -32,15 +32,18 @@ UPRIGHT = 0.9  # glass axis . world up
 @dataclass(frozen=True)
 class Way:
     """How an embodiment does it. approach: height above the stem; depth: of the tool's point beyond the stem's axis
-    (m); pitch: of the tool when it grasps (rad, see `pointing`); away: where it turns the glass."""
+    (m), so that the pads' middles meet it; away: where it turns the glass."""
 
     approach: float = 0.10
     depth: float = 0.014
-    pitch: float = 0.0
     away: tuple[float, float, float] = (0.30, 0.0, 0.20)
 
 
-WAYS = {"xarm7": Way(), "panda": Way(approach=0.12, depth=0.0), "hand": Way(approach=0.14)}
+WAYS = {
+    "xarm7": Way(),
+    "panda": Way(approach=0.12, depth=0.0, away=(0.35, 0.0, 0.25)),
+    "hand": Way(approach=0.14, away=(0.35, 0.0, 0.15)),
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class RightGlass(Tabletop):
         yaw = float(np.arctan2(axis[1], axis[0]))
 
         def at(place: np.ndarray, raised: float, closed: bool) -> Waypoint:
-            rotation = pointing(yaw, way.pitch + raised)
+            rotation = pointing(yaw, raised)
             return Waypoint(place + way.depth * rotation[:, 2], rotation, closed)
 
         above = stem + [0, 0, way.approach]
