@@ -9,10 +9,14 @@ from typing import Any
 
 from t2p.io import UserError
 from t2p.sim.tabletop.block_stack import BlockStack
+from t2p.sim.tabletop.open_microwave import OpenMicrowave
+from t2p.sim.tabletop.right_glass import RightGlass
 from t2p.sim.task import Task
 
 TASKS: dict[str, Callable[..., Task]] = {
     BlockStack.name: BlockStack,
+    OpenMicrowave.name: OpenMicrowave,
+    RightGlass.name: RightGlass,
 }
 
 

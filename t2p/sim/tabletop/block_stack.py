@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from t2p.sim import world
-from t2p.sim.tabletop.common import DOWN, Judge, Tabletop, View, gripper_opened, turned
+from t2p.sim.tabletop.common import Judge, Tabletop, View, gripper_opened, pointing
 from t2p.sim.task import Waypoint
 
 GREEN, BLUE = 0.10, 0.06  # edges
@@ -75,7 +75,7 @@ class BlockStack(Tabletop):
 
     def expert(self, model: mujoco.MjModel, data: mujoco.MjData) -> Iterator[Waypoint]:
         way = WAYS[self.embodiment]
-        rotation = turned(way.yaw) @ DOWN
+        rotation = pointing(way.yaw)
 
         def at(top: np.ndarray, height: float) -> np.ndarray:
             return top + [0, 0, height]

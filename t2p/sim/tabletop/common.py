@@ -14,7 +14,7 @@ import numpy as np
 
 from t2p.io import UserError
 from t2p.sim import world
-from t2p.sim.control import Controller, OscDelta, SetpointPose, find_arm
+from t2p.sim.control import Controller, OscDelta, SetpointPose, find_arm, rotation_matrix
 from t2p.sim.robots.base import Robot, attach
 from t2p.sim.robots.hand import HAND
 from t2p.sim.robots.panda import PANDA
@@ -30,8 +30,7 @@ ROBOTS: dict[str, Robot] = {"xarm7": XARM7, "panda": PANDA, "hand": HAND}
 PREFIX = "robot/"
 PEDESTAL = 0.12
 SETTLE_STEPS = 200
-DOWN = np.diag([1.0, -1.0, -1.0])  # the tool as at home: pointing down, closing along the world's y
-OSC_LIMIT = 400  # relative actions, 20 s; the scripts need at most two thirds of it (chosen here)
+OSC_LIMIT = 400  # relative actions, 20 s; the scripts need about half of it (chosen here)
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,7 @@ class Tabletop:
 
     def build(self) -> mujoco.MjSpec:
         spec = world.new_world(self.name)
-        world.add_floor(spec)
-        world.add_light(spec, (0.4, 0.0, 2.0), (0.1, 0.25, -1.0))
+        _add_surroundings(spec)
         _add_robot(spec, self.robot)
         view = self.front
         world.add_camera(spec.worldbody, "front", view.position, view.x_axis, view.y_axis)
@@ -147,6 +145,26 @@ class Tabletop:
         return SetpointPose.hold(arm, data) if self.control == "setpoint_pose" else OscDelta.hold(arm, model, data)
 
 
+def _add_surroundings(spec: mujoco.MjSpec) -> None:
+    """A floor of wooden tiles, a bright background, one lamp; looks are chosen here."""
+    texture = mujoco.mjtTexture
+    checker, gradient = mujoco.mjtBuiltin.mjBUILTIN_CHECKER, mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
+    spec.add_texture(
+        name="tiles", type=texture.mjTEXTURE_2D, builtin=checker, rgb1=[0.70, 0.55, 0.40], rgb2=[0.62, 0.48, 0.34]
+    )
+    spec.add_texture(
+        name="sky", type=texture.mjTEXTURE_SKYBOX, builtin=gradient, rgb1=[0.75, 0.78, 0.82], rgb2=[0.85, 0.86, 0.88]
+    )
+    for one in spec.textures:
+        one.width, one.height = 64, 64 * (6 if one.type == texture.mjTEXTURE_SKYBOX else 1)
+    tiles = spec.add_material(name="tiles", texrepeat=[5, 5], texuniform=True)
+    tiles.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "tiles"
+    world.add_floor(spec, (1, 1, 1, 1)).material = "tiles"
+    world.add_light(spec, (0.4, 0.0, 2.0), (0.1, 0.25, -1.0))
+    spec.visual.headlight.ambient = [0.3, 0.3, 0.3]
+    spec.visual.map.shadowclip = 2.0  # at 1, specks of shadow where the map ends
+
+
 def _add_robot(spec: mujoco.MjSpec, robot: Robot) -> None:
     """The robot on its pedestal (the floating hand has none), with the wrist camera above its fingers."""
     if robot is not HAND:
@@ -160,7 +178,9 @@ def _add_robot(spec: mujoco.MjSpec, robot: Robot) -> None:
     attach(spec, robot, (0, 0, PEDESTAL), prefix=PREFIX)
     lean = np.deg2rad(20)  # towards the fingers; place and angle are chosen here
     up = (np.cos(lean), 0, np.sin(lean))
-    world.add_camera(spec.body(PREFIX + "hand"), "wrist", (0.07, 0, 0.02), (0, 1, 0), up, fovy=70)
+    world.add_camera(spec.body(PREFIX + "hand"), "wrist", (0.08, 0, 0.05), (0, 1, 0), up, fovy=70)
+    for site in spec.sites:
+        site.group = 3  # not drawn unless asked for
 
 
 def take_home(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot) -> None:
@@ -197,7 +217,12 @@ class Judge:
         return self.predicate(model, data)
 
 
-def turned(yaw: float) -> np.ndarray:
-    """[3, 3] rotation about the world's z by yaw (rad)."""
-    c, s = np.cos(yaw), np.sin(yaw)
-    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+def about_z(yaw: float) -> np.ndarray:
+    """[3, 3] rotation by yaw (rad) about the world's z."""
+    return rotation_matrix(np.array([0.0, 0.0, yaw]))
+
+
+def pointing(yaw: float, pitch: float = 0.0) -> np.ndarray:
+    """[3, 3] the tool at home (down, closing along y) raised by pitch (rad; pi / 2: forward), then turned by yaw about
+    the world's z. It closes across the direction yaw."""
+    return about_z(yaw) @ rotation_matrix(np.array([0.0, -pitch, 0.0])) @ np.diag([1.0, -1.0, -1.0])
