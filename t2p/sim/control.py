@@ -34,7 +34,8 @@ LOW_PASS = 0.03  # share of the way to its goal that the joint command moves in 
 REACHED_JOINTS, REACHED_POSITION, REACHED_ROTATION = 0.035, 0.01, np.deg2rad(3.0)  # rad, m, rad
 REACHED_STEPS, TIMEOUT, GRIPPER_STEPS = 6, 2.0, 200  # physics steps, s, physics steps
 # An iteration does not ask for more than this at once: the Jacobian holds only nearby.
-_IK_FAR = np.array([0.2, 0.2, 0.2, 0.5, 0.5, 0.5])
+_IK_FAR = np.array([0.2, 0.2, 0.2, 0.5, 0.5, 0.5])[:, None] * (-1, 1)
+_IK_DAMPED = IK_DAMPING**2 * np.eye(6)
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,16 @@ def inverse(
     Ends as soon as position and rotation are within IK_POSITION and IK_ROTATION, or unconverged after `iterations`;
     there are no restarts, so that the answer is near the start and the same on every run."""
     position, rotation = pose
-    joints = np.clip(start, arm.limits[:, 0], arm.limits[:, 1])
+    joints = _within(start, arm.limits)
     jacobian = np.zeros((6, model.nv))
     error, iteration = _pose_error(arm, model, joints, position, rotation), 0
     while not _solved(error) and iteration < iterations:
         mujoco.mj_comPos(model, arm.scratch)
         mujoco.mj_jacSite(model, arm.scratch, jacobian[:3], jacobian[3:], arm.tool)
         j = jacobian[:, arm.dofs]
-        near = np.clip(error, -_IK_FAR, _IK_FAR)
-        move = j.T @ np.linalg.solve(j @ j.T + IK_DAMPING**2 * np.eye(6), near)
-        joints = np.clip(joints + IK_STEP * move, arm.limits[:, 0], arm.limits[:, 1])
+        near = _within(error, _IK_FAR)
+        move = j.T @ np.linalg.solve(j @ j.T + _IK_DAMPED, near)
+        joints = _within(joints + IK_STEP * move, arm.limits)
         error, iteration = _pose_error(arm, model, joints, position, rotation), iteration + 1
     return Solution(
         joints, _solved(error), iteration, float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
@@ -149,7 +150,13 @@ def _pose_error(
 
 
 def _solved(error: np.ndarray) -> bool:
-    return bool(np.linalg.norm(error[:3]) < IK_POSITION and np.linalg.norm(error[3:]) < IK_ROTATION)
+    position, rotation = error[:3], error[3:]
+    return bool(position @ position < IK_POSITION**2 and rotation @ rotation < IK_ROTATION**2)
+
+
+def _within(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Values [n] clipped to limits [n, 2]; np.clip takes several times as long."""
+    return np.minimum(np.maximum(values, limits[:, 0]), limits[:, 1])
 
 
 class Controller(Protocol):
@@ -187,7 +194,9 @@ class JointControl:
     def control(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
         """-> [8] commands of arm.controls."""
         self.command = self.command + self.rate * (self.goal - self.command)
-        return np.append(self.command, self.gripper)
+        ctrl = np.empty(len(self.command) + 1)
+        ctrl[:-1], ctrl[-1] = self.command, self.gripper
+        return ctrl
 
 
 @dataclass

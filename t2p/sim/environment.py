@@ -64,22 +64,18 @@ def to_world(spec: ActionSpec, base: np.ndarray, action: np.ndarray) -> np.ndarr
     return np.concatenate([turn @ moved[:3], turn @ moved[3:], action[6:]])
 
 
-def to_base(spec: ActionSpec, base: np.ndarray, action: np.ndarray) -> np.ndarray:
-    """The inverse of `to_world`, for actions within their limits."""
-    return to_world(spec, invert_transform(np.asarray(base, float)), action)
-
-
-def proprioception(task: Task, controller: Controller, data: mujoco.MjData) -> dict[str, np.ndarray]:
+def proprioception(to_base: np.ndarray, controller: Controller, data: mujoco.MjData) -> dict[str, np.ndarray]:
     """{"proprio/tool": [9] position (m) and 6D rotation in the base frame; "proprio/gripper": [1] commanded, 0 open,
-    1 closed; "proprio/joints": [j] rad}, by the poses that were computed last."""
-    arm = controller.arm
-    pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = data.site_xmat[arm.tool].reshape(3, 3), data.site_xpos[arm.tool]
-    pose = invert_transform(np.asarray(task.base, float)) @ pose
+    1 closed; "proprio/joints": [j] rad}, by the poses that were computed last. to_base: T_base_world [4, 4]."""
+    arm, turn = controller.arm, to_base[:3, :3]
+    position = turn @ data.site_xpos[arm.tool] + to_base[:3, 3]
+    rotation = turn @ data.site_xmat[arm.tool].reshape(3, 3)
     opened, closed = arm.robot.gripper_open, arm.robot.gripper_closed
-    gripper = (data.ctrl[arm.controls[-1:]] - opened) / (closed - opened)
-    tool = np.concatenate([pose[:3, 3], matrix_to_6d(pose[:3, :3])])
-    return {"proprio/tool": tool, "proprio/gripper": gripper, "proprio/joints": data.qpos[arm.joints].copy()}
+    return {
+        "proprio/tool": np.concatenate([position, matrix_to_6d(rotation)]),
+        "proprio/gripper": (data.ctrl[arm.controls[-1:]] - opened) / (closed - opened),
+        "proprio/joints": data.qpos[arm.joints].copy(),
+    }
 
 
 def check_actions(task: Task, actions: np.ndarray) -> None:
@@ -137,6 +133,7 @@ class Environment:
         self.success, self.time = False, 0.0
         self._frames, self._seed, self._steps = self.scene.frames, 0, 0
         self._base = np.asarray(task.base, float)
+        self._to_base = invert_transform(self._base)
 
     def reset(self, start: Start) -> None:
         """Starts an episode from a seed (drawn by the task) or from a state."""
@@ -242,7 +239,7 @@ class Environment:
     def _proprio(self) -> dict[Key, np.ndarray]:
         if self.controller is None:
             raise UserError("the environment has to be reset before it is observed")
-        values = proprioception(self.task, self.controller, self.data)
+        values = proprioception(self._to_base, self.controller, self.data)
         return {("proprio", name.removeprefix("proprio/")): value.astype(np.float32) for name, value in values.items()}
 
     def _look(self, renderer: Renderer, view: str) -> dict[Key, np.ndarray]:

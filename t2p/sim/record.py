@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from t2p.geometry.cameras import invert_transform
 from t2p.io import UserError
-from t2p.sim.environment import proprioception, refresh, to_base
+from t2p.sim.environment import proprioception, refresh, to_world
 from t2p.sim.experts import scripted_expert
 from t2p.sim.points import attach, body_ids, cloud, from_camera, to_camera, to_image, visible
 from t2p.sim.render import Frame, Renderer, Size, camera_of
@@ -64,6 +65,7 @@ class _Session:
         self.task, self.model, self.data, self.every = task, model, data, every
         self.controller, self.judge = task.controller(model, data), task.judge(model)
         self.expert = scripted_expert(task, model, data)
+        self.to_base = invert_transform(np.asarray(task.base, float))
         self.steps = 0
         self.rows: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
         arm = self.controller.arm
@@ -98,8 +100,8 @@ class _Session:
     def _note(self) -> None:
         """One frame. mj_step leaves poses as they were at its beginning: they are brought up to date first."""
         refresh(self.model, self.data)
-        columns = proprioception(self.task, self.controller, self.data)
-        action = to_base(self.task.action, self.task.base, self.action)
+        columns = proprioception(self.to_base, self.controller, self.data)
+        action = to_world(self.task.action, self.to_base, self.action)  # of the world seen from the base, so to it
         self.rows.append((self.data.qpos.copy(), {**columns, "actions": action}))
 
     def arrays(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:

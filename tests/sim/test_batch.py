@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.shared_memory import SharedMemory
@@ -285,3 +288,51 @@ def test_a_task_that_cannot_be_built_leaves_nothing_behind() -> None:
         BatchedSim(Push(), 1, 1, Observe(images=("top",)), "crayon")
     assert set(Path("/dev/shm").glob("psm_*")) <= before[1]
     assert set(psutil.Process().children()) <= before[0]
+
+
+ENDLESS = """
+import sys
+import numpy as np
+from pusher import Push
+from t2p.sim.batch import BatchedSim
+
+if __name__ == "__main__":
+    sim = BatchedSim(Push(), 2, 1)
+    sim.reset([0, 1])
+    print(sim._engine.processes[0], sim._engine._memory[0].name, flush=True)
+    while True:
+        sim.step(np.zeros((2, 7)))
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=lambda end: end.name)
+def test_nothing_outlives_the_parent(end: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C, which reaches all processes of a terminal; and a parent that is killed."""
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    here = Path(__file__).parent
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "endless.py")],
+        env={**os.environ, "PYTHONPATH": f"{here}:{here.parents[1]}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    child, memory = parent.stdout.readline().split()
+    if end == signal.SIGINT:
+        os.killpg(parent.pid, end)
+    else:
+        os.kill(parent.pid, end)
+    _, errors = parent.communicate(timeout=20)  # the pipes close when the worker has ended too
+    assert parent.returncode == -end
+    assert end == signal.SIGKILL or ("KeyboardInterrupt" in errors and "resource_tracker" not in errors)
+    deadline = time.monotonic() + 10
+    while (alive(int(child)) or Path("/dev/shm", memory).exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(int(child)) and not Path("/dev/shm", memory).exists()
+
+
+def alive(pid: int) -> bool:
+    """A process whose parent is gone may stay in the table as a zombie."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

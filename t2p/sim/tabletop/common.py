@@ -30,7 +30,7 @@ ROBOTS: dict[str, Robot] = {"xarm7": XARM7, "panda": PANDA, "hand": HAND}
 PREFIX = "robot/"
 PEDESTAL = 0.12
 SETTLE_STEPS = 200
-OSC_LIMIT = 400  # relative actions, 20 s; the scripts need at most two thirds of it (chosen here)
+OSC_LIMIT = 400  # relative actions, 20 s; the scripts need about half of it (chosen here)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Way:
 
 # The arms cannot reach all handles level and with the back up, as the floating hand does.
 WAYS = {
-    "xarm7": Way(pitch=np.deg2rad(50)),
+    "xarm7": Way(pitch=np.deg2rad(40)),
     "panda": Way(approach=0.15, depth=0.0, pitch=np.deg2rad(80), over=True),
     "hand": Way(approach=0.25),
 }

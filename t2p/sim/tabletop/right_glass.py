@@ -19,6 +19,7 @@ from t2p.sim.task import Waypoint
 HANDLE = 0.041
 BASE_RADIUS, BASE_HEIGHT, BASE_MASS = 0.036, 0.008, 0.06
 STEM_RADIUS, STEM_TOP, STEM_MASS = 0.012, 0.036, 0.02
+STEM_BOTTOM = 0.001 + STEM_RADIUS - HANDLE  # the capsule is round below this; its end stays within the base
 BOWL_RADIUS, BOWL_HEIGHT, BOWL_MASS = 0.034, 0.07, 0.05
 GLASS = (0.75, 0.85, 0.95, 1.0)
 # Sliding, twisting and rolling: a glass that lies does not roll away.
@@ -31,15 +32,18 @@ UPRIGHT = 0.9  # glass axis . world up
 @dataclass(frozen=True)
 class Way:
     """How an embodiment does it. approach: height above the stem; depth: of the tool's point beyond the stem's axis
-    (m); pitch: of the tool when it grasps (rad, see `pointing`); away: where it turns the glass."""
+    (m), so that the pads' middles meet it; away: where it turns the glass."""
 
     approach: float = 0.10
     depth: float = 0.014
-    pitch: float = 0.0
     away: tuple[float, float, float] = (0.30, 0.0, 0.20)
 
 
-WAYS = {"xarm7": Way(), "panda": Way(approach=0.12, depth=0.0), "hand": Way(approach=0.14)}
+WAYS = {
+    "xarm7": Way(),
+    "panda": Way(approach=0.12, depth=0.0, away=(0.35, 0.0, 0.25)),
+    "hand": Way(approach=0.14, away=(0.35, 0.0, 0.15)),
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class RightGlass(Tabletop):
         cylinder, capsule = mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_CAPSULE
         for name, kind, radius, low, high, mass in (
             ("base", cylinder, BASE_RADIUS, -HANDLE, BASE_HEIGHT - HANDLE, BASE_MASS),
-            ("stem", capsule, STEM_RADIUS, BASE_HEIGHT - HANDLE, STEM_TOP, STEM_MASS),
+            ("stem", capsule, STEM_RADIUS, STEM_BOTTOM, STEM_TOP, STEM_MASS),
             ("bowl", cylinder, BOWL_RADIUS, STEM_TOP, STEM_TOP + BOWL_HEIGHT, BOWL_MASS),
         ):
             geom = glass.add_geom(name=name, type=kind, pos=[0, 0, (low + high) / 2])
@@ -88,7 +92,7 @@ class RightGlass(Tabletop):
         yaw = float(np.arctan2(axis[1], axis[0]))
 
         def at(place: np.ndarray, raised: float, closed: bool) -> Waypoint:
-            rotation = pointing(yaw, way.pitch + raised)
+            rotation = pointing(yaw, raised)
             return Waypoint(place + way.depth * rotation[:, 2], rotation, closed)
 
         above = stem + [0, 0, way.approach]
