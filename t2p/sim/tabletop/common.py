@@ -163,7 +163,7 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
     world.add_floor(spec, (1, 1, 1, 1)).material = "tiles"
     world.add_light(spec, (0.4, 0.0, 2.0), (0.1, 0.25, -1.0))
     spec.visual.headlight.ambient = [0.3, 0.3, 0.3]
-    spec.visual.map.shadowclip = 2.0  # at 1, specks of shadow where the map ends
+    spec.stat.extent, spec.visual.map.shadowclip = 1.0, 2.0  # m and its multiple: less, and specks of shadow appear
 
 
 def _add_robot(spec: mujoco.MjSpec, robot: Robot) -> None:
