@@ -23,8 +23,15 @@ def _configure_atm_track_transformer(config: ml_collections.ConfigDict) -> ml_co
     return configure(config)
 
 
+def _general_flow(config: ml_collections.ConfigDict) -> Stage:
+    from t2p.methods.general_flow.stage import GeneralFlowStage
+
+    return GeneralFlowStage.from_config(config)
+
+
 STAGES: dict[str, Callable[[ml_collections.ConfigDict], Stage]] = {
     "atm.track_transformer": _atm_track_transformer,
+    "general_flow.flow": _general_flow,
 }
 
 

@@ -103,16 +103,7 @@ class GeneralFlow(nn.Module):
         # In place of colors and coordinates: the specification leaves its initialisation open.
         self.query = self.param("query", nn.initializers.normal(1.0), (6,))
         self.text = TextAlignment(self.text_hidden, self.text_width)
-        self.points = PointNext(
-            width=self.width,
-            blocks=self.blocks,
-            strides=self.strides,
-            layers=self.layers,
-            radius=self.radius,
-            neighbours=self.neighbours,
-            expansion=self.expansion,
-            dtype=self.dtype,
-        )
+        self.points = point_net(self)
         self.path_encoder = EluMlp(self.hidden, max(1, self.encoder_layers))
         self.mean, self.log_variance = Linear(self.latent), Linear(self.latent)
         self.path_decoder = EluMlp(self.hidden, max(1, self.decoder_layers))
@@ -184,6 +175,20 @@ class GeneralFlow(nn.Module):
         direction, scale = self.decode(mean + noise * jnp.exp(0.5 * log_variance), context)
         outputs = {"direction": direction, "scale": scale, "mean": mean, "log_variance": log_variance}
         return outputs, aux | {"context": context}
+
+
+def point_net(model: GeneralFlow) -> PointNext:
+    """The PointNeXt of this model's settings."""
+    return PointNext(
+        width=model.width,
+        blocks=model.blocks,
+        strides=model.strides,
+        layers=model.layers,
+        radius=model.radius,
+        neighbours=model.neighbours,
+        expansion=model.expansion,
+        dtype=model.dtype,
+    )
 
 
 # Settings of GeneralFlow by name, as released; steps follows the task (released: 3). Parameters: 0.9, 5.6 and 17.1
