@@ -42,10 +42,17 @@ def _open_loop(stage: Any) -> Policy:
     return OpenLoopPolicy(stage)
 
 
+def _general_flow(config: ml_collections.ConfigDict) -> Stage:
+    from t2p.methods.general_flow.stage import GeneralFlowStage
+
+    return GeneralFlowStage.from_config(config)
+
+
 STAGES: dict[str, Callable[[ml_collections.ConfigDict], Stage]] = {
     "atm.track_transformer": _atm_track_transformer,
     "threepointr.tracks": _threepointr_tracks,
     "threepointr.policy": _threepointr_policy,
+    "general_flow.flow": _general_flow,
 }
 # Stages that act, and what makes a policy of them.
 POLICIES: dict[str, Callable[[Any], Policy]] = {"threepointr.policy": _open_loop}

@@ -27,6 +27,7 @@ ADAPTERS: dict[str, str | dict[str, str]] = {
         "dp3_encoder": "t2p.parity.points:dp3_encoder",
         "dp_unet1d": "t2p.parity.baselines:unet1d",
         "fps": "t2p.parity.points:furthest_points",
+        "general_flow": "t2p.parity.general_flow:network",
         "rotations": "t2p.parity.points:rotation_conversions",
     },
     "tapir": "t2p.parity.tapir:run",
