@@ -12,7 +12,7 @@ JOBS ?= 2
 .PHONY: demo test test-long lint clean
 
 demo: $(STAMP)
-	$(BIN)/t2p demo --out $(OUT) $(foreach v,$(VIDEO),--video $(v))
+	$(BIN)/t2p demo $(if $(VIDEO),tracks) --out $(OUT) $(foreach v,$(VIDEO),--video $(v))
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs

@@ -1,4 +1,8 @@
-"""`t2p demo`: the whole circle on synthetic clips (and any videos named), each step printed as the command it is."""
+"""`t2p demo`: the whole circle, each step printed as the command that it is.
+
+Without a word after it: 3PoinTr on a simulated task, from demonstrations to success (t2p.cli.demo_circle). `t2p demo
+tracks`: from clips to a trained track transformer (t2p.cli.demo_tracks), and any videos named.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +10,56 @@ import argparse
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from t2p.io import UserError
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "atm" / "track_transformer.py"
-SIZE = 64  # side of the synthetic clips and of what the `cpu` model sees
-# Few, large and slow shapes: what an optical flow can follow at this size.
-SCENE = {"num_frames": 20, "num_objects": 2, "radius": (0.16, 0.2), "tempo": 0.7}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="?", default="circle", choices=("circle", "tracks"), help="(default: circle)")
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything goes; made anew")
-    parser.add_argument("--video", action="append", default=[], metavar="FILE", help="a video to use too; repeatable")
-    parser.add_argument("--clips", type=int, default=640, help="synthetic clips to train on (default: 640)")
-    parser.add_argument("--held_out", type=int, default=48, help="synthetic clips to evaluate on (default: 48)")
+    parser.add_argument("--video", action="append", default=[], metavar="FILE", help="tracks: a video too; repeatable")
+    parser.add_argument("--clips", type=int, default=640, help="tracks: synthetic clips to train on (default: 640)")
+    parser.add_argument("--held_out", type=int, default=48, help="tracks: clips to evaluate on (default: 48)")
+    parser.add_argument("--episodes", type=int, default=200, help="circle: rollouts of each policy (default: 200)")
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
-    """rest: overrides of the training config, --config.KEY=VALUE."""
-    from t2p.cli.main import main
+    """rest: overrides of the training configs, --config.KEY=VALUE."""
+    from t2p.cli import demo_circle, demo_tracks
 
-    out = Path(args.out)
-    if not CONFIG.exists():
-        raise UserError(f"the demo reads {CONFIG.name} from a checkout of the project; run `make demo` there")
+    if args.what == "circle" and args.video:
+        raise UserError("videos go to the demo of tracks: t2p demo tracks --video FILE")
     if missing := [v for v in args.video if not Path(v).exists()]:
         raise UserError(f"--video {missing[0]} does not exist")
+    out = Path(args.out)
+    circle = args.what == "circle"
+    commands = demo_circle.commands(args, out, rest) if circle else demo_tracks.commands(args, out, rest)
+    return _play(out, list(commands))
+
+
+def config_file(name: str) -> Path:
+    """configs/<name> of the checkout; UserError where t2p was installed without one."""
+    path = Path(__file__).resolve().parents[2] / "configs" / name
+    if not path.exists():
+        raise UserError(f"the demo reads configs/{name} from a checkout of the project; run `make demo` there")
+    return path
+
+
+def _play(out: Path, commands: list[list[str]]) -> int:
+    from t2p.cli.main import main
+
     _clear(out)
-    for command in commands(args, out, rest):
+    began = time.monotonic()
+    for command in commands:
         print(f"\n$ t2p {shlex.join(command)}", flush=True)
         start = time.monotonic()
         code = main(command)
         if code:
             return code
         print(f"({time.monotonic() - start:.0f} s)", flush=True)
-    print(f"\nOpen {out / 'report' / 'report.html'} in a browser; the checkpoint is in {out / 'train'}.")
+    reports = ", ".join(str(p) for p in sorted(out.rglob("report.html")))
+    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes. Open in a browser: {reports}")
     return 0
 
 
@@ -54,48 +72,3 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     marker.touch()
-
-
-def commands(args: argparse.Namespace, out: Path, overrides: list[str]) -> Iterator[list[str]]:
-    """The demo as a list of t2p commands."""
-    train, held_out, videos = out / "clips", out / "held_out", out / "videos"
-    for folder, split, count in ((train, "train", args.clips), (held_out, "val", args.held_out)):
-        options = {"count": count, "split": split, "size": (SIZE, SIZE), **SCENE}
-        yield [
-            *("data", "import", "--source", "synthetic", "--out", str(folder), "--split", split),
-            *("--codec", "png", *(f"--source.{name}={value}" for name, value in options.items())),
-        ]
-    annotate = ["--tracker", "dis", "--short_side", "128", "--threshold", "0.25", "--motion_boundaries"]
-    annotate += ["--layout", "atm"]
-    yield ["annotate", "--input", str(train), "--out", str(train), *annotate]
-    if args.video:
-        table = _clip_table(out / "videos.csv", args.video)
-        size = ["--size", str(SIZE), str(SIZE)]
-        yield ["annotate", "--input", str(table), "--out", str(videos), *size, *annotate]
-    yield [
-        *("train", "--config", f"{CONFIG}:{'cpu_videos' if args.video else 'cpu'}"),
-        *("--workdir", str(out / "train")),
-        *_sources(train, held_out, videos if args.video else None),
-        *overrides,
-    ]
-    for_report = ["--data", str(held_out), "--split", "val", "--tracks", "exact/atm"]
-    yield ["eval", "--checkpoint", str(out / "train"), *for_report, "--out", str(out / "report")]
-
-
-def _clip_table(path: Path, videos: list[str]) -> Path:
-    """A table of whole videos, without sentences."""
-    import csv
-
-    with open(path, "w", newline="") as f:
-        writer = csv.writer(f)
-        writer.writerow(["path"])
-        writer.writerows([[str(Path(v).resolve())] for v in videos])
-    return path
-
-
-def _sources(train: Path, held_out: Path, videos: Path | None) -> list[str]:
-    """Config overrides that name the data."""
-    keys = {"data.sources.clips.path": train, "data.validation.clips.path": held_out}
-    if videos is not None:
-        keys["data.sources.videos.path"] = videos
-    return [f"--config.{key}={value}" for key, value in keys.items()]

@@ -18,7 +18,6 @@ from t2p.models.layers import Array, Dtype, Linear, uniform_by_fan_in
 
 EPSILON = 1e-5
 FINAL_GROUPS = 8  # of the last block's norm, whatever `groups` is (as in the released code)
-LAYOUT = ("NWC", "WIO", "NWC")
 
 
 def step_sinusoids(step: Array, width: int) -> Array:
@@ -27,6 +26,16 @@ def step_sinusoids(step: Array, width: int) -> Array:
     frequency = np.exp(-np.arange(half) * np.log(10000.0) / (half - 1)).astype(np.float32)
     angle = step.astype(jnp.float32)[:, None] * frequency
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def slide(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """Convolution over time, no padding, as a matrix product: [b, t, c], [k, c, d] -> [b, (t - k) / stride + 1, d].
+
+    XLA's own convolution takes 50 times as long on a CPU where sequences are as short as here (4 steps, 256 channels:
+    1.7 s against 0.03 s, forward and backward)."""
+    taps, steps = kernel.shape[0], (x.shape[1] - kernel.shape[0]) // stride + 1
+    windows = [x[:, i : i + stride * (steps - 1) + 1 : stride] for i in range(taps)]
+    return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 class Conv1d(nn.Module):
@@ -43,9 +52,8 @@ class Conv1d(nn.Module):
         init = uniform_by_fan_in(self.kernel_size * x.shape[-1])
         kernel = self.param("kernel", init, (self.kernel_size, x.shape[-1], self.features)).astype(self.dtype)
         bias = self.param("bias", init, (self.features,)).astype(self.dtype)
-        padding = [(self.kernel_size // 2,) * 2]
-        x = x.astype(self.dtype)
-        return jax.lax.conv_general_dilated(x, kernel, (self.stride,), padding, dimension_numbers=LAYOUT) + bias
+        pad = self.kernel_size // 2
+        return slide(jnp.pad(x.astype(self.dtype), ((0, 0), (pad, pad), (0, 0))), kernel, self.stride) + bias
 
 
 class Upsample(nn.Module):
@@ -59,9 +67,10 @@ class Upsample(nn.Module):
         init = uniform_by_fan_in(4 * c)
         kernel = self.param("kernel", init, (4, c, c)).astype(self.dtype)
         bias = self.param("bias", init, (c,)).astype(self.dtype)
-        x = x.astype(self.dtype)
-        y = jax.lax.conv_general_dilated(x, kernel, (1,), [(2, 2)], lhs_dilation=(2,), dimension_numbers=LAYOUT)
-        return y + bias
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0)))
+        # Between the steps of x lie zeros, so even steps meet taps 0 and 2 of the kernel, odd ones taps 1 and 3.
+        even, odd = slide(x[:, :-1], kernel[0::2]), slide(x[:, 1:], kernel[1::2])
+        return jnp.stack([even, odd], axis=2).reshape(x.shape[0], -1, c) + bias
 
 
 class ConvBlock(nn.Module):

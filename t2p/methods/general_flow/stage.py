@@ -56,7 +56,7 @@ def configure(config: ml_collections.ConfigDict, variant: str = "B") -> ml_colle
     config.batch_size = 128
     # The sentence is constant, so BatchNorm cancels what these layers give. Their gradients are rounding, which Adam
     # would blow up to full steps, and the running mean, a little behind, would be divided by a variance of 0.
-    config.optimizer.freeze = ("text/layer_",)
+    config.optimizer.freeze = ("text/layer_.*",)
     config.optimizer.update({"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4, "clip_norm": 10.0})
     return config
 
@@ -92,12 +92,14 @@ class GeneralFlowStage:
 
     @property
     def window(self) -> WindowSpec:
-        """Tracks of steps 0 .. T, N of those that are visible at step 0."""
+        """An episode at its setpoints: tracks of steps 0 .. T, N of those that are visible at step 0."""
         return WindowSpec(
             views=(self.view,),
+            whole=True,
             track_set=self.track_set,
             tracks=FieldWindow(tuple(range(self.model.steps + 1))),
             num_points=self.points,
+            replacement=False,
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
