@@ -18,9 +18,7 @@ Rgba = tuple[float, float, float, float]
 
 # MuJoCo's warnings after which a simulation means nothing; the one left out only says that a picture lacks shapes.
 FATAL_WARNINGS = tuple(
-    warning
-    for warning in mujoco.mjtWarning.__members__.values()
-    if warning not in (mujoco.mjtWarning.mjWARN_VGEOMFULL, mujoco.mjtWarning.mjNWARNING)
+    warning for name, warning in mujoco.mjtWarning.__members__.items() if name not in ("mjWARN_VGEOMFULL", "mjNWARNING")
 )
 
 
