@@ -24,6 +24,7 @@ from __future__ import annotations
 import ml_collections
 
 from t2p.io import UserError
+from t2p.methods import budgets
 from t2p.methods.threepointr import policy
 from t2p.train.defaults import base_config, source_config
 
@@ -50,31 +51,17 @@ def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def _gpu20(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c = _paper(c)
-    c.steps = 20_000
-    c.optimizer.update({"name": "adamw", "learning_rate": 1e-4, "warmup_steps": 500})
-    c.model.diffusion.update({"method": "ddim", "inference_steps": 16})
-    c.eval.every = c.checkpoint.every = 2000
-    return c
+    return budgets.gpu20(c)
 
 
 def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.window.update({"track_set": "exact/objects", "points": 256, "floor": False})
-    c.model.unet.update({"step_dim": 64, "down_dims": (64, 128, 256)})
-    c.model.diffusion.update({"prediction": "sample", "method": "ddim", "inference_steps": 16, "draws": 8})
-    c.batch_size, c.steps = 20, 500
-    c.optimizer.update({"name": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-4, "warmup_steps": 50, "ema": 0.99})
-    c.eval.every = c.checkpoint.every = 100
-    return c
+    return budgets.cpu(c)
 
 
 def _debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c = _cpu(c)
     c.model.tracks.update({"width": 32, "depth": 1})
     c.model.readout.update({"width": 32, "condition": 32})
-    c.model.unet.update({"step_dim": 16, "down_dims": (16, 32, 64)})
-    c.model.diffusion.inference_steps = 4
     c.window.points = 32
-    c.batch_size, c.steps = 4, 20
-    c.optimizer.warmup_steps = 5
-    c.eval.every = c.checkpoint.every = c.log.every = 10
-    return c
+    return budgets.debug(c)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from t2p import pytrees  # noqa: F401
 from t2p.methods.base import Variables
+from t2p.methods.heads import DiffusionHead
 from t2p.types import ActionKind, Array, Batch, Observation, Observe
 
 MILLIMETRES = 1000.0
@@ -67,6 +68,17 @@ def position_error_mm(setpoints: Array, true: Array, valid: Array) -> Array:
     is chosen by (3PoinTr's released code). setpoints, true: [B, T, 10] metres; valid: [B, T]."""
     distance = jnp.linalg.norm(setpoints[..., :3] - true[..., :3], axis=-1)
     return MILLIMETRES * jnp.sum(distance * valid) / jnp.maximum(jnp.sum(valid), 1)
+
+
+def chunk_losses(
+    head: DiffusionHead, params: Any, condition: Array, actions: Array, valid: Array, rng: jax.Array
+) -> tuple[Array, dict[str, Array]]:
+    """-> (the head's loss, {"loss", "outside": the share of action targets beyond [-1, 1], where sampling clips}).
+
+    actions: [B, T, A], normalised; valid: [B, T]."""
+    loss = head.loss(params, condition, actions, valid, rng)
+    beyond = (jnp.abs(actions) > 1).mean(-1)
+    return loss, {"loss": loss, "outside": jnp.sum(beyond * valid) / jnp.maximum(valid.sum(), 1)}
 
 
 def first_cloud(batch: Batch, track_set: str, view: str) -> Array:

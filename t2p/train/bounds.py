@@ -22,6 +22,7 @@ BOUNDS = {
     "optimizer.eps": POSITIVE,
     "optimizer.clip_norm": NUMBER,
     "optimizer.ema": DECAY,
+    "optimizer.ema_power": NUMBER,
     "text.width": COUNT,
     "data.workers": NUMBER,
     "eval.every": COUNT,

@@ -10,7 +10,7 @@ import ml_collections
 from t2p.io import UserError
 
 # Keys that a stage adds to the shared ones.
-STAGE_KEYS = ("model", "loss", "window")
+STAGE_KEYS = ("model", "loss", "window", "statistics")
 # Parts whose keys are names that the user chooses.
 _FREE = ("data.sources", "data.validation", "init_from")
 
@@ -48,6 +48,7 @@ def base_config() -> ml_collections.ConfigDict:
             "eps": 1e-8,
             "clip_norm": 0.0,  # 0: none
             "ema": 0.0,  # decay of the averaged parameters; 0: none
+            "ema_power": 0.0,  # the decay grows up to it: 1 - step^-power (Diffusion Policy: 0.75); 0: constant
             "freeze": (),  # regexes of parameter paths that are not trained
         }
     )

@@ -29,6 +29,7 @@ from t2p.train.init_from import held_paths
 from t2p.train.optimizer import make_optimizer
 from t2p.train.sharding import BATCH, check_batch, make_mesh, rows_of_process, state_shardings, with_shardings
 from t2p.train.state import TrainState, flatten, initial_state
+from t2p.train.statistics import with_statistics
 from t2p.train.step import TrainStep
 from t2p.types import ANY_VIEW, Batch, Tracks, WindowSpec
 
@@ -144,20 +145,22 @@ def make_plan(config: ml_collections.ConfigDict, example: Batch | None = None) -
     """Checks the config against data and devices and works out shapes and shardings; allocates nothing large.
 
     example: shapes of a global batch (see window_shapes), for a plan that never trains: no data is read, no
-    sentence embedded."""
+    sentence embedded, and empty statistics become limits of -1 and 1."""
     check_accelerator(config.accelerator)
     check_values(config)
     mesh = make_mesh(config)
     check_batch(config, mesh)
     block = rows_of_process(mesh, config.batch_size)
     assert block is not None, "make_mesh gives every process one run of rows"
+    config = with_statistics(config, blank=example is not None)
     stage = make_stage(config)
     text = _embed(config) if stage.window.text and example is None else None
     example = example or _example(config, stage, text)
     variables = jax.eval_shape(lambda: stage.init(jax.random.key(0), _zeros(example)))
     held = held_paths(config, variables["params"], variables.get("frozen", {}))
     optimizer, schedule = make_optimizer(config)
-    step = TrainStep(stage, optimizer, schedule, held, config.seed, config.accumulation, config.optimizer.ema)
+    ema = config.optimizer.ema, config.optimizer.ema_power
+    step = TrainStep(stage, optimizer, schedule, held, config.seed, config.accumulation, *ema)
     shapes = jax.eval_shape(_initial(stage, step, example))
     state = with_shardings(shapes, state_shardings(shapes, optimizer, held, mesh, config))
     return Plan(config, mesh, stage, text, example, step, state, block)

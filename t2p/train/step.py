@@ -37,7 +37,8 @@ class TrainStep:
     """step(state, batch) -> (state, metrics): loss, the stage's metrics, grad_norm (before clipping), learning_rate.
 
     Gradients and metrics are means over `accumulation` micro-batches; BatchNorm statistics pass through them in
-    turn. Parameters in `held` are neither differentiated nor changed. Pure; to be jitted with a donated state."""
+    turn. Parameters in `held` are neither differentiated nor changed. ema: decay of the averaged parameters, towards
+    which it grows with `ema_power` (0: constant). Pure; to be jitted with a donated state."""
 
     stage: Stage
     optimizer: optax.GradientTransformation
@@ -46,6 +47,7 @@ class TrainStep:
     seed: int
     accumulation: int = 1
     ema: float = 0.0
+    ema_power: float = 0.0
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         trained, rest = split(state.params, self.held)
@@ -55,7 +57,7 @@ class TrainStep:
         params = merge(optax.apply_updates(trained, updates), rest)
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": self.schedule(state.step)}
         new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, batch_stats=stats)
-        return new.replace(ema=self._average(state.ema, params)), metrics
+        return new.replace(ema=self._average(state.ema, params, state.step)), metrics
 
     def _gradients(
         self, state: TrainState, trained: Tree, stats: Tree, batch: Batch, microbatch: jax.Array | int = 0
@@ -85,6 +87,16 @@ class TrainStep:
         grads, metrics = jax.tree.map(lambda x: x / self.accumulation, total)
         return grads, stats, metrics
 
-    def _average(self, ema: Tree, params: Tree) -> Tree:
+    def _average(self, ema: Tree, params: Tree, step: jax.Array) -> Tree:
         """ema <- ema + (1 - decay) (params - ema), which leaves held parameters as they are; {} stays {}."""
-        return jax.tree.map(lambda a, p: a + (1.0 - self.ema) * (p - a), ema, params) if ema else {}
+        if not ema:
+            return {}
+        decay = ema_decay(self.ema, self.ema_power, step) if self.ema_power else self.ema
+        return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), ema, params)
+
+
+def ema_decay(largest: float, power: float, step: jax.Array | int) -> jax.Array:
+    """Diffusion Policy's growing decay at update `step` (from 0): 0 at the first two updates, which copy, then
+    1 - step^-power up to `largest` (released code: power 0.75, 0.9999)."""
+    s = jnp.maximum(0, jnp.asarray(step) - 1).astype(jnp.float32)
+    return jnp.where(s > 0, jnp.clip(1.0 - (1.0 + s) ** -power, 0.0, largest), 0.0)

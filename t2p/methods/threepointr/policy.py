@@ -15,7 +15,7 @@ from t2p.methods import heads
 from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
 from t2p.methods.clouds import fill_by_repetition
-from t2p.methods.open_loop import SETPOINT, first_cloud, position_error_mm
+from t2p.methods.open_loop import SETPOINT, chunk_losses, first_cloud, position_error_mm
 from t2p.methods.rows import counted_rows
 from t2p.methods.threepointr.actions import from_threepointr_actions, to_threepointr_actions
 from t2p.methods.threepointr.scaling import centre_and_radius, from_threepointr, to_threepointr, to_threepointr_image
@@ -138,9 +138,7 @@ class PolicyStage:
         rows = counted_rows(batch, len(cloud), "tracks", "actions", "cameras")
         assert batch.action_valid is not None, "the window asks for actions"
         valid = batch.action_valid & rows[:, None]
-        loss = self.head.loss(variables["params"]["head"], condition, actions, valid, head_rng)
-        beyond = (jnp.abs(actions) > 1).mean(-1)
-        metrics = {"loss": loss, "outside": jnp.sum(beyond * valid) / jnp.maximum(valid.sum(), 1)}
+        loss, metrics = chunk_losses(self.head, variables["params"]["head"], condition, actions, valid, head_rng)
         if not train:
             planned, _ = self.plan(variables, batch, jax.random.split(plan_rng, len(cloud)))
             metrics["position_mm"] = position_error_mm(planned, batch.actions, valid)

@@ -1,0 +1,54 @@
+"""The sizes at which policies with a diffusion head are compared with each other.
+
+3PoinTr and its baselines take the denoiser, the noise draws, the optimiser, the averaging, the sampler and the length
+of training from here, so that they differ in what they see and in nothing else. What is predicted, noise or action,
+stays the method's own in `gpu20`.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from t2p.models.unet1d import VARIANTS
+
+
+def cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Two CPU cores: what a trial at this size found to learn (see configs/threepointr/policy.py)."""
+    c.model.unet.update({**VARIANTS["low_dim"], "step_dim": 64, "down_dims": (64, 128, 256)})
+    _sampled(c, steps=100, pad=8, draws=8, prediction="sample", clip=True)
+    c.batch_size, c.steps = 20, 500
+    c.optimizer.update({"name": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-4, "warmup_steps": 50, "ema": 0.99})
+    _every(c, 100)
+    return c
+
+
+def gpu20(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """One GPU, at most 20 minutes for a method with all its stages."""
+    c.model.unet.update(VARIANTS["low_dim"])
+    _sampled(c, steps=100, pad=8, draws=1, clip=True)
+    c.batch_size, c.steps = 10, 20_000
+    c.optimizer.update({"name": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-4, "warmup_steps": 500})
+    _every(c, 2000)
+    return c
+
+
+def debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Seconds on a CPU: it shows that everything runs."""
+    c = cpu(c)
+    c.model.unet.update({"step_dim": 16, "down_dims": (16, 32)})
+    c.model.diffusion.inference_steps = 4
+    c.batch_size, c.steps = 4, 20
+    c.optimizer.warmup_steps = 5
+    c.log.every = 10
+    _every(c, 10)
+    return c
+
+
+def _sampled(c: ml_collections.ConfigDict, **settings: object) -> None:
+    """DDIM with 16 steps, squared errors summed over an action's numbers, the best by validation position error."""
+    c.model.diffusion.update({"method": "ddim", "inference_steps": 16, "reduction": "sum", **settings})
+    c.checkpoint.update({"best": "val/position_mm", "mode": "min"})
+
+
+def _every(c: ml_collections.ConfigDict, steps: int) -> None:
+    c.eval.every = c.checkpoint.every = steps
