@@ -86,7 +86,8 @@ class Cinema:
         self._every = max(1, round(1 / (FPS * environment.model.opt.timestep)))
         self._steps, self._frames = 0, [self._picture(environment)]
         self._camera = self._at(environment, SIZE, self.base)
-        self._environment, self._tracks = environment, None
+        self._environment = environment
+        self._tracks: np.ndarray | None = None
         self._points: Attached | None = None
         self._true: list[np.ndarray] = []
 

@@ -42,10 +42,8 @@ def point_sections(
 
 
 def _samples(clouds: Clouds, predicted: np.ndarray) -> list[str]:
-    caption = (
-        "Samples evenly spread over the data, not chosen. Drag to turn a plot; z is up where the camera's pose is "
-    )
-    parts = [report.paragraph(f"{caption}known, else up in the picture."), plots3d.library()]
+    caption = "Evenly spread over the data, not chosen. Drag to turn a plot. Axes are those of the robot's base where "
+    parts = [report.paragraph(f"{caption}the camera's pose is known, else z is up in the picture."), plots3d.library()]
     for row in np.unique(np.linspace(0, clouds.rows - 1, SAMPLES).astype(int)):
         true = np.asarray(clouds.truth.points[row])
         steps = slice(None) if clouds.truth.valid is None else np.asarray(clouds.truth.valid[row], bool)

@@ -27,12 +27,12 @@ _PAIRED = (
     "than comparing the two intervals above."
 )
 _TIMES = (
-    "Wall-clock time of the episodes that ran now (none of those read from the file of an earlier run). The simulator's "
-    "share is divided in proportion to what its environments spent, added up over worker processes."
+    "Wall-clock time of the episodes that ran now (none of those read from an earlier run's file), compiling included. "
+    "The simulator's share is divided in proportion to what its environments spent, added up over worker processes."
 )
 _FILMS = (
-    "The first successes and failures by seed, not chosen; run again and filmed in simulated time. An episode whose "
-    "physics came apart is shown up to there."
+    "The first successes, then the first failures, by seed, not chosen; run again and filmed in simulated time. An "
+    "episode whose physics came apart is shown up to there."
 )
 _TRACKS = (
     "Left what became of the points, right what the policy foresaw, drawn in the first picture. True tracks are exact: "

@@ -155,6 +155,11 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
     return {**about, "lines": [*map(_line, policies.items()), *map(_difference_line, differences)]}
 
 
+def _sums(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By part; a run whose episodes were all read from its file has none."""
+    return {part: sum(one.get(part, 0.0) for one in times) for part in dict.fromkeys(k for one in times for k in one)}
+
+
 def _difference(found: Sequence[Entry], runs: Sequence[Rollouts], first: str, second: str) -> dict[str, float]:
     """Of episodes that start alike. Training seeds are paired in their order, as far as both policies have them."""
     a, b = ([r.successes for e, r in zip(found, runs, strict=True) if e.name == n] for n in (first, second))

@@ -45,9 +45,7 @@ class BatchedSim:
         if num_envs < 1 or workers < 0:
             raise UserError(f"expected environments from 1 and workers from 0 on; got {num_envs} and {workers}")
         if onlooker is not None and workers:
-            raise UserError(
-                f"an onlooker can watch environments of this process only: workers must be 0, not {workers}"
-            )
+            raise UserError(f"an onlooker watches environments of this process only: workers must be 0, not {workers}")
         check_observe(task, observe)
         self.task, self.num_envs, self.observe = task, num_envs, observe
         self.failures: Failures = {}
