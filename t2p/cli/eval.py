@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
 from t2p.io import UserError, write_json
+
+if TYPE_CHECKING:
+    from t2p.eval.restore import Restored
+    from t2p.methods.base import Stage
 
 ONE_CLIP = "The data holds one clip only: nothing is measured with the image or the sentence of another clip."
 
@@ -29,22 +33,18 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"unknown arguments {rest}; t2p eval --help lists what there is")
     out = epath.Path(args.out or epath.Path(args.checkpoint) / "eval")
     metrics = evaluate(args, out)
-    for who, values in metrics["measures"].items():
-        print(f"{who:44s} mse {values['mse (moving)']:9.3f} px²  delta {values['delta (moving)']:.3f}  (moving points)")
-    for name, value in metrics["ratios"].items():
-        print(f"{name:44s} {value:.3f}")
-    if "note" in metrics:
-        print(metrics["note"])
+    for line in metrics["lines"]:
+        print(line)
     print(f"report: {out / 'report.html'}")
     return 0
 
 
 def evaluate(args: argparse.Namespace, out: epath.Path) -> dict[str, Any]:
-    """Everything `t2p eval` does; returns what it wrote to metrics.json.
+    """Everything `t2p eval` does; returns what it wrote to metrics.json, and "lines" to print.
 
     Raises UserError for numbers out of bounds, a checkpoint or data that cannot be read, and clips without motion."""
     from t2p.data.pipeline import evaluation_batches, sentences
-    from t2p.eval import report, track_report, tracks
+    from t2p.eval import points
     from t2p.eval.restore import restore
     from t2p.methods import language
 
@@ -55,6 +55,20 @@ def evaluate(args: argparse.Namespace, out: epath.Path) -> dict[str, Any]:
     data = config.data.copy_and_resolve_references()
     data.sources = sources
     text = language.embed(config.text, sentences(data)) if stage.window.text else None
+    first = next(iter(evaluation_batches(sources, stage.window, batch_size=1, text=text, batches=1)))
+    in_space = points.prediction_space(stage, restored.variables, first) == "camera"
+    metrics = (_in_space if in_space else _in_image)(args, out, restored, sources, text)
+    metrics |= {"versions": restored.meta["versions"]}
+    write_json(out / "metrics.json", {k: v for k, v in metrics.items() if k != "lines"})
+    return metrics
+
+
+def _in_image(args: argparse.Namespace, out: epath.Path, restored: Restored, sources: Any, text: Any) -> dict[str, Any]:
+    """Measures and report of a stage that predicts tracks in the picture."""
+    from t2p.data.pipeline import evaluation_batches
+    from t2p.eval import report, track_report, tracks
+
+    config, stage = restored.config, restored.stage
     history = _has_history(sources, stage.window.track_set)
     batches = evaluation_batches(
         sources,
@@ -67,25 +81,71 @@ def evaluate(args: argparse.Namespace, out: epath.Path) -> dict[str, Any]:
     several = clips.rows > 1 and _clip_count(sources) > 1
     predicted = tracks.predictions(stage, restored.variables, clips, args.batch_size, others=several)
     measures = tracks.measure(clips, predicted)
-    where = ", ".join(f"{s.path} ({s.split}, {s.tracks or stage.window.track_set})" for s in sources.values())
+    where = _where(sources, stage)
     note = f"{config.stage} from {args.checkpoint} ({args.which}); held-out data: {where}; text: {config.text.encoder}."
     note = note if several else f"{note} {ONE_CLIP}"
+    curves = track_report.training_curves(args.checkpoint)
+    sections = track_report.track_sections(clips, predicted, measures, curves, note)
+    report.write_report(out / "report.html", f"t2p: {config.stage}", sections)
+    ratios = tracks.verdict(measures)
+    lines = [
+        f"{who:44s} mse {values['mse (moving)']:9.3f} px²  delta {values['delta (moving)']:.3f}  (moving points)"
+        for who, values in measures.items()
+    ]
     metrics = {
         "measures": measures,
-        "ratios": tracks.verdict(measures),
+        "ratios": ratios,
         "examples": clips.rows,
         "image_size": list(clips.size),
         "data": where,
         "text_encoder": config.text.encoder,
-        "versions": restored.meta["versions"],
+        "lines": [*lines, *(f"{name:44s} {value:.3f}" for name, value in ratios.items())],
     }
     if not several:
-        metrics["note"] = ONE_CLIP
-    write_json(out / "metrics.json", metrics)
-    curves = track_report.training_curves(args.checkpoint)
-    sections = track_report.track_sections(clips, predicted, measures, curves, note)
-    report.write_report(out / "report.html", f"t2p: {config.stage}", sections)
+        metrics |= {"note": ONE_CLIP, "lines": [*metrics["lines"], ONE_CLIP]}
     return metrics
+
+
+def _in_space(args: argparse.Namespace, out: epath.Path, restored: Restored, sources: Any, text: Any) -> dict[str, Any]:
+    """Measures and report of a stage that predicts tracks in the camera's frame."""
+    from t2p.data.pipeline import evaluation_batches
+    from t2p.eval import points, points_report, report, track_report
+
+    config, stage = restored.config, restored.stage
+    window = points.evaluation_window(stage.window)
+    batches = evaluation_batches(sources, window, batch_size=args.batch_size, text=text, batches=args.batches)
+    clouds = points.gather(stage.window, batches)
+    predicted = points.predictions(stage, restored.variables, clouds, args.batch_size)
+    measures = points.measure(clouds, predicted)
+    where, learned = _where(sources, stage), _learned_from(config, sources)
+    what = f"data it was also TRAINED on ({', '.join(learned)})" if learned else "held-out data"
+    note = f"{config.stage} from {args.checkpoint} ({args.which}); {what}: {where}."
+    curves = track_report.training_curves(args.checkpoint)
+    sections = points_report.point_sections(clouds, predicted, measures, curves, note)
+    report.write_report(out / "report.html", f"t2p: {config.stage}", sections)
+    lines = [
+        f"{who:12s} ADE {values['ade']:8.2f} mm  5 % ADE {values['5 % ade']:8.2f} mm  ({clouds.rows} samples)"
+        for who, values in measures.items()
+    ]
+    return {
+        "measures": measures,
+        "examples": clouds.rows,
+        "data": where,
+        "trained_on": learned,
+        "rule": points.RULES[True],
+        "lines": [*lines, *([f"note: measured on {what}"] if learned else [])],
+    }
+
+
+def _where(sources: Any, stage: Stage) -> str:
+    """The data in words: folders, splits, track sets."""
+    return ", ".join(f"{s.path} ({s.split}, {s.tracks or stage.window.track_set})" for s in sources.values())
+
+
+def _learned_from(config: Any, sources: Any) -> list[str]:
+    """Folders of the evaluation data whose split the checkpoint was trained on too."""
+    trained = {(str(epath.Path(s.path).resolve()), s.split) for s in config.data.sources.values() if s.path}
+    return [s.path for s in sources.values() if (str(epath.Path(s.path).resolve()), s.split) in trained]
 
 
 def _check_numbers(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a stage from a config",
     "inspect": "parameters, sharding, memory and FLOPs of a config, before anything runs",
     "eval": "measure a checkpoint on held-out data and write a report",
+    "rollout": "a policy's success on a simulated task, with intervals, films and a report",
     "predict": "draw the motion that a checkpoint predicts for an image and a sentence",
     "convert": "turn an official checkpoint into a t2p checkpoint",
     "parity": "compare t2p with recorded outputs of the original implementations",

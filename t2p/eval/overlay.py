@@ -163,16 +163,26 @@ def contact_sheet(
 
 def write_image(path: PathLike, image: np.ndarray) -> None:
     """Writes uint8 [H, W, 3] as PNG."""
+    write_bytes(path, encode_image(image))
+
+
+def encode_image(image: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] -> PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def write_video(path: PathLike, frames: np.ndarray, fps: float) -> None:
-    """Writes uint8 [T, H, W, 3] as MP4 (H.264, yuv420p: plays in browsers). Odd sides get their last row or column
-    twice, since the format has even sides only."""
+    """Writes uint8 [T, H, W, 3] as MP4; see `encode_video`."""
+    write_bytes(path, encode_video(frames, fps))
+
+
+def encode_video(frames: np.ndarray, fps: float) -> bytes:
+    """uint8 [T, H, W, 3] -> MP4 (H.264, yuv420p: plays in browsers). Odd sides get their last row or column twice,
+    since the format has even sides only."""
     import av
 
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
@@ -186,7 +196,7 @@ def write_video(path: PathLike, frames: np.ndarray, fps: float) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _rate(fps: float):

@@ -44,15 +44,42 @@ def curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, *, log: bool = False
 ) -> str:
     """{label: (x, y)} as an inline SVG figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _axes(3.6)
     for label, (x, y) in series.items():
         axes.plot(x, y, label=label, linewidth=1.6)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def bars(
+    rates: Mapping[str, tuple[float, float, float]], xlabel: str, dots: Mapping[str, Sequence[float]] | None = None
+) -> str:
+    """{label: (rate, low, high)} in [0, 1] as horizontal bars with intervals, an inline SVG figure. dots: single values
+    that are drawn over the bars of these labels."""
+    figure, axes = _axes(0.9 + 0.45 * len(rates))
+    for row, (label, (rate, low, high)) in enumerate(rates.items()):
+        axes.barh(row, rate, height=0.6, color="#8fb4dd")
+        axes.plot([low, high], [row, row], color="#1c2430", linewidth=1.4, marker="|", markersize=9)
+        single = (dots or {}).get(label, ())
+        axes.plot(single, [row] * len(single), "o", color="#c0392b", markersize=5, alpha=0.8)
+    axes.set(xlabel=xlabel, xlim=(0, 1.02), yticks=range(len(rates)), yticklabels=list(rates))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.invert_yaxis()
+    axes.grid(alpha=0.25, axis="x")
+    return _svg(figure)
+
+
+def _axes(height: float) -> tuple[Any, Any]:
+    """A figure of this height in inches, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Any) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     svg = buffer.getvalue()

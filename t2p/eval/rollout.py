@@ -108,7 +108,7 @@ def rollout(
     if left:
         num_envs = min(num_envs, len(left))
         with BatchedSim(task, num_envs, min(workers, num_envs), policy.observe, renderer) as sim:
-            for record in _run(policy, variables, sim, left, clock):
+            for record in episodes(policy, variables, sim, left, clock):
                 log.write(record)
                 known[record.seed] = record
                 progress(record)
@@ -125,8 +125,16 @@ def check_policy(policy: Policy, task: Task) -> None:
         )
 
 
-def _run(policy: Policy, variables: Variables, sim: BatchedSim, seeds: list[int], clock: Clock) -> Iterator[Record]:
-    """Keeps all environments busy until every seed is done; an environment that ends takes the next seed."""
+def episodes(
+    policy: Policy,
+    variables: Variables,
+    sim: BatchedSim,
+    seeds: Sequence[int],
+    clock: Clock,
+    told: Callable[[Mapping[str, Any]], None] = lambda aux: None,
+) -> Iterator[Record]:
+    """Keeps all environments busy until every seed is done; an environment that ends takes the next seed. told: called
+    with the policy's aux of every decision, before the simulator takes the step."""
     reset, act = jax.jit(policy.reset), jax.jit(policy.act)
     limit = min(sim.task.limit, policy.steps or sim.task.limit)
     waiting, running = list(seeds), np.full(sim.num_envs, -1)  # the seed in each environment, -1: it rests
@@ -142,8 +150,9 @@ def _run(policy: Policy, variables: Variables, sim: BatchedSim, seeds: list[int]
                 fresh = jax.block_until_ready(reset(variables, _for_device(obs), _keys(running, 0)))
                 state = fresh if state is None else _select(starting, fresh, state)
         with clock.measure("policy"):
-            actions, state, _ = act(variables, state, _for_device(obs), _keys(running, steps + 1))
+            actions, state, aux = act(variables, state, _for_device(obs), _keys(running, steps + 1))
             actions = np.asarray(actions)
+        told(aux)
         active = (running >= 0) & ~np.isin(np.arange(sim.num_envs), list(sim.failures))
         with clock.measure("simulator"):
             result = sim.step(actions, active)

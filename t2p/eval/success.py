@@ -144,13 +144,20 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
             "training_seeds": {e.label: rate for (e, _), rate in zip(own, rates, strict=True)},
             "std_over_training_seeds": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
             "failed": sum(bool(x.failed) for _, r in own for x in r.records),
-            "times": {k: sum(r.times.get(k, 0.0) for _, r in own) for k in own[0][1].times},
+            "times": {
+                k: sum(r.times.get(k, 0.0) for _, r in own) for k in sorted({k for _, r in own for k in r.times})
+            },
         }
     differences = [
         {"first": names[0], "second": name, **_difference(found, runs, names[0], name)} for name in names[1:]
     ]
     about = {"task": found[0].task.name, "mujoco": mujoco.__version__, "policies": policies, "differences": differences}
     return {**about, "lines": [*map(_line, policies.items()), *map(_difference_line, differences)]}
+
+
+def _sums(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By part; a run whose episodes were all read from its file has none."""
+    return {part: sum(one.get(part, 0.0) for one in times) for part in dict.fromkeys(k for one in times for k in one)}
 
 
 def _difference(found: Sequence[Entry], runs: Sequence[Rollouts], first: str, second: str) -> dict[str, float]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from t2p.eval import report
-from t2p.eval.overlay import draw_tracks, write_video
+from t2p.eval.overlay import draw_tracks, encode_video
 from t2p.eval.tracks import Clips, verdict
 from t2p.io import PathLike, read_json_lines
 
@@ -57,10 +55,7 @@ def sample_video(clips: Clips, predicted: np.ndarray, row: int) -> str:
     if len(film) != len(visible):  # tracks resampled in time: the nearest real frame for each step
         film = film[np.linspace(0, len(film) - 1, len(visible)).round().astype(int)]
     drawn = draw_tracks(film, predicted[row], np.ones_like(visible), trail=len(visible), truth=truth)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        write_video(path, drawn, fps=6)
-        return report.video(path.read_bytes(), f"row {row}")
+    return report.video(encode_video(drawn, fps=6), f"row {row}")
 
 
 def training_curves(workdir: PathLike, names: Sequence[str] = ("train/loss", "val/loss")) -> str:

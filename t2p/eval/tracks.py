@@ -158,7 +158,7 @@ def predictions(
     seen = {"model": clips.batch}
     if others:
         seen |= {f"model, {what} of another clip": batch for what, batch in _with_other_cues(clips).items()}
-    result = {who: _in_batches(run, variables, batch, batch_size) for who, batch in seen.items()}
+    result = {who: in_batches(run, variables, batch, batch_size) for who, batch in seen.items()}
     result["no motion"] = no_motion(clips)
     velocity = constant_velocity(clips)
     return result if velocity is None else {**result, "constant velocity": velocity}
@@ -186,7 +186,7 @@ def predicted_points(stage: Stage) -> Callable[[Variables, Batch], jax.Array]:
     return jax.jit(run)
 
 
-def _in_batches(run: Any, variables: Variables, batch: Batch, size: int) -> np.ndarray:
+def in_batches(run: Any, variables: Variables, batch: Batch, size: int) -> np.ndarray:
     """Runs a jitted prediction over all rows with one shape; the last rows are filled up by repetition."""
     rows = len(jax.tree.leaves(batch)[0])
     parts = []

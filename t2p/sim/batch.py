@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from t2p.io import UserError
-from t2p.sim.environment import CLOCKS, PLAIN, Observe, Start, check_actions, check_observe
+from t2p.sim.environment import CLOCKS, PLAIN, Observe, Onlooker, Start, check_actions, check_observe
 from t2p.sim.share import Engine, Failures, Local
 from t2p.sim.task import Task
 from t2p.sim.workers import Pool
@@ -32,17 +32,28 @@ class BatchedSim:
     (its last observation stays) until it is reset, and `failures` says why."""
 
     def __init__(
-        self, task: Task, num_envs: int, workers: int = 0, observe: Observe = PLAIN, renderer: str = "auto"
+        self,
+        task: Task,
+        num_envs: int,
+        workers: int = 0,
+        observe: Observe = PLAIN,
+        renderer: str = "auto",
+        onlooker: Onlooker | None = None,
     ) -> None:
-        """workers: processes that share the environments out; 0: all in this process. renderer: as `make_renderer`."""
+        """workers: processes that share the environments out; 0: all in this process. renderer: as `make_renderer`.
+        onlooker: watches all environments, which must be in this process."""
         if num_envs < 1 or workers < 0:
             raise UserError(f"expected environments from 1 and workers from 0 on; got {num_envs} and {workers}")
+        if onlooker is not None and workers:
+            raise UserError(f"an onlooker watches environments of this process only: workers must be 0, not {workers}")
         check_observe(task, observe)
         self.task, self.num_envs, self.observe = task, num_envs, observe
         self.failures: Failures = {}
         self._ready = np.zeros(num_envs, bool)  # reset, and nothing was raised since
         self._engine: Engine = (
-            Pool(task, observe, renderer, num_envs, workers) if workers else Local(task, observe, renderer, num_envs)
+            Pool(task, observe, renderer, num_envs, workers)
+            if workers
+            else Local(task, observe, renderer, num_envs, onlooker)
         )
 
     def __enter__(self) -> BatchedSim:

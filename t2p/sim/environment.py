@@ -7,6 +7,7 @@ the episodes before it is left (t2p.sim.world.write_state), and the controller a
 from __future__ import annotations
 
 import time
+from typing import Protocol
 
 import mujoco
 import numpy as np
@@ -113,15 +114,37 @@ class Scene:
             self.renderer = None
 
 
+class Onlooker(Protocol):
+    """Watches the episodes of an environment: films them, say. It may read `model` and `data` of the environment that
+    it is shown, and must leave them as they are."""
+
+    def begin(self, environment: Environment) -> None:
+        """After a reset."""
+        ...
+
+    def substep(self, environment: Environment) -> None:
+        """After every physics step; poses are those at its beginning."""
+        ...
+
+    def end(self, environment: Environment) -> None:
+        """After a policy step; environment.failure and success are its."""
+        ...
+
+
 class Environment:
     """reset, step, observe. failure: None, or why the physics came apart: then it rests until it is reset. success: the
     judge's word after the last step. time: seconds of physics since the reset. clocks: [4] seconds spent (CLOCKS)."""
 
     def __init__(
-        self, task: Task, observe: Observe = PLAIN, renderer: str = "auto", scene: Scene | None = None
+        self,
+        task: Task,
+        observe: Observe = PLAIN,
+        renderer: str = "auto",
+        scene: Scene | None = None,
+        onlooker: Onlooker | None = None,
     ) -> None:
         """scene: that of another environment of this process with the same task and `observe`; None: its own."""
-        self.task, self.watch = task, observe
+        self.task, self.watch, self.onlooker = task, observe, onlooker
         self._owns = scene is None
         self.scene = Scene(task, observe, renderer) if scene is None else scene
         self.model = self.scene.model
@@ -152,6 +175,8 @@ class Environment:
         self.judge = self.task.judge(self.model)
         self.data.ctrl[self.controller.arm.controls[-1]] = self.controller.arm.robot.gripper_open
         self.clocks[3] += time.perf_counter() - began
+        if self.onlooker is not None:
+            self.onlooker.begin(self)
 
     def step(self, action: np.ndarray) -> None:
         """One policy step: an action [A] in the base frame until the controller is done with it."""
@@ -169,6 +194,8 @@ class Environment:
             refresh(self.model, self.data)
         else:
             self.success = False
+        if self.onlooker is not None:
+            self.onlooker.end(self)
 
     def _advance(self, controller: Controller, judge: Judge, action: np.ndarray) -> int:
         """Physics under one action in the world frame. -> physics steps."""
@@ -185,6 +212,8 @@ class Environment:
             stepped = clock()
             control, physics, steps = control + ready - began, physics + stepped - ready, steps + 1
             judge.substep(model, data)
+            if self.onlooker is not None:
+                self.onlooker.substep(self)
         self.clocks[:2] += physics, control
         return steps
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from t2p.sim.environment import CLOCKS, Environment, Key, Observe, Scene, Shape, Start
+from t2p.sim.environment import CLOCKS, Environment, Key, Observe, Onlooker, Scene, Shape, Start
 from t2p.sim.task import Task
 from t2p.types import InitialState
 
@@ -51,9 +51,11 @@ class Engine(Protocol):
 class Share:
     """The environments of one process: one scene, and a Local's or a worker's part of the arrays."""
 
-    def __init__(self, task: Task, observe: Observe, renderer: str, rows: Sequence[int]):
+    def __init__(
+        self, task: Task, observe: Observe, renderer: str, rows: Sequence[int], onlooker: Onlooker | None = None
+    ):
         self.scene = Scene(task, observe, renderer)
-        self.environments = {row: Environment(task, observe, scene=self.scene) for row in rows}
+        self.environments = {row: Environment(task, observe, scene=self.scene, onlooker=onlooker) for row in rows}
         self.observe = observe
         self.arrays: dict[Key, np.ndarray] = {}
 
@@ -114,8 +116,8 @@ class Episode:
 class Local:
     """All environments in this process."""
 
-    def __init__(self, task: Task, observe: Observe, renderer: str, num_envs: int):
-        self._share = Share(task, observe, renderer, range(num_envs))
+    def __init__(self, task: Task, observe: Observe, renderer: str, num_envs: int, onlooker: Onlooker | None = None):
+        self._share = Share(task, observe, renderer, range(num_envs), onlooker)
         shapes = self._share.shapes()
         self.arrays = {key: np.zeros((num_envs, *shape), kind) for key, (shape, kind) in shapes.items()}
         self._share.arrays = dict(self.arrays)

@@ -1,0 +1,214 @@
+"""The page that `t2p rollout` writes: success with intervals, where the time went, films, and what was foreseen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from t2p.eval import plots3d, report
+from t2p.eval.films import FPS, Film, film
+from t2p.eval.overlay import draw_tracks, encode_image, encode_video
+from t2p.eval.rollout import Record, Rollouts
+from t2p.eval.success import Entry
+from t2p.io import PathLike
+from t2p.sim.points import to_image
+from t2p.types import Camera
+
+PARTS = ("physics", "control", "render", "reset")  # of the simulator's time
+_INTERVALS = (
+    "Intervals are of 95 %. Those of a rate (Wilson) say how far it may lie off because of which episodes were drawn; "
+    "the spread over training seeds (standard deviation) is apart from it and says how much training itself varies."
+)
+_PAIRED = (
+    "The episodes of two policies start alike, so their outcomes are compared pair by pair (Agresti and Min): narrower "
+    "than comparing the two intervals above."
+)
+_TIMES = (
+    "Wall-clock time of the episodes that ran now (none of those read from an earlier run's file), compiling included. "
+    "The simulator's share is divided in proportion to what its environments spent, added up over worker processes."
+)
+_FILMS = (
+    "The first successes, then the first failures, by seed, not chosen; run again and filmed in simulated time. An "
+    "episode whose physics came apart is shown up to there."
+)
+_TRACKS = (
+    "Left what became of the points, right what the policy foresaw, drawn in the first picture. True tracks are exact: "
+    "the points ride on the bodies on which they were seen, taken when each of the policy's steps ended."
+)
+
+
+def write(
+    path: PathLike,
+    entries: Sequence[Entry],
+    runs: Sequence[Rollouts],
+    summary: Mapping[str, Any],
+    films: int,
+    renderer: str,
+) -> Path:
+    """Writes the report of `runs`, one for each of `entries`, on the same seeds. summary: success.summarise of both;
+    films: so many successes and so many failures of each policy are filmed. Returns the page's path."""
+    shown = {name: _film(entries, runs, name, films, renderer) for name in summary["policies"]}
+    sections = [
+        _success(entries, runs, summary),
+        _training_seeds(entries, runs, summary),
+        _differences(summary),
+        _times(summary),
+        *(_films(name, found) for name, found in shown.items()),
+        _checkpoints(entries),
+    ]
+    if any(one.foreseen for found in shown.values() for one, _ in found):
+        sections.insert(0, plots3d.library())
+    return report.write_report(path, f"t2p rollout: {summary['task']}", [s for s in sections if s])
+
+
+def _success(entries: Sequence[Entry], runs: Sequence[Rollouts], summary: Mapping[str, Any]) -> str:
+    policies = summary["policies"]
+    rows = [
+        [
+            name,
+            _percent(p["success"]),
+            _interval(p),
+            p["episodes"],
+            len(p["training_seeds"]),
+            "-" if p["std_over_training_seeds"] is None else _percent(p["std_over_training_seeds"]),
+            p["failed"],
+        ]
+        for name, p in policies.items()
+    ]
+    head = ["policy", "success", "95 % interval", "episodes", "training seeds", "std over them", "physics failed"]
+    seeds = [record.seed for record in runs[0].records]
+    task = entries[0].task
+    end = "its first success ends an episode" if task.stop_at_success else "success is judged at an episode's end"
+    about = f'"{task.instruction}"; episodes of the seeds {min(seeds)} to {max(seeds)}; {end}. MuJoCo '
+    dots = {n: list(p["training_seeds"].values()) for n, p in policies.items() if len(p["training_seeds"]) > 1}
+    rates = {name: (p["success"], p["low"], p["high"]) for name, p in policies.items()}
+    label = "success, with 95 % interval" + ("; dots: single training seeds" if dots else "")
+    return report.section(
+        "Success",
+        report.paragraph(f"{about}{summary['mujoco']}. {_INTERVALS}"),
+        report.table(head, rows),
+        report.bars(rates, label, dots),
+    )
+
+
+def _training_seeds(entries: Sequence[Entry], runs: Sequence[Rollouts], summary: Mapping[str, Any]) -> str:
+    """Each trained policy on its own, where some policy has several training seeds."""
+    if all(len(p["training_seeds"]) == 1 for p in summary["policies"].values()):
+        return ""
+    each = [(entry.label, run.summary()) for entry, run in zip(entries, runs, strict=True)]
+    rows = [[label, _percent(s["success"]), _interval(s), s["episodes"], s["failed"]] for label, s in each]
+    head = ["policy", "success", "95 % interval over episodes", "episodes", "physics failed"]
+    return report.section("Training seeds", report.table(head, rows))
+
+
+def _differences(summary: Mapping[str, Any]) -> str:
+    rows = [
+        [f"{d['first']} - {d['second']}", f"{d['difference']:+.1%}", f"[{d['low']:+.1%}, {d['high']:+.1%}]"]
+        for d in summary["differences"]
+    ]
+    if not rows:
+        return ""
+    table = report.table(["difference", "success", "95 % interval"], rows)
+    return report.section("Differences on the same episodes", report.paragraph(_PAIRED), table)
+
+
+def shares(times: Mapping[str, float]) -> dict[str, float]:
+    """Shares of the wall-clock time by part: the policy's, and the simulator's (as it was waited for) divided like the
+    sums over its environments. {} where nothing ran."""
+    whole = times.get("policy", 0.0) + times.get("simulator", 0.0)
+    if not whole:
+        return {}
+    inside = sum(times[part] for part in PARTS)
+    found = {"policy": times["policy"] / whole}
+    return found | {part: times["simulator"] / whole * times[part] / max(inside, 1e-12) for part in PARTS}
+
+
+def _times(summary: Mapping[str, Any]) -> str:
+    rows = []
+    for name, p in summary["policies"].items():
+        if found := shares(p["times"]):
+            whole = p["times"]["policy"] + p["times"]["simulator"]
+            rows.append([name, *(_percent(share) for share in found.values()), f"{whole:.1f} s"])
+    head = ["policy", "policy", "physics", "control", "rendering", "reset", "together"]
+    what = report.table(head, rows) if rows else report.paragraph("All episodes were there already.")
+    return report.section("Time", report.paragraph(_TIMES), what)
+
+
+def _film(
+    entries: Sequence[Entry], runs: Sequence[Rollouts], name: str, count: int, renderer: str
+) -> list[tuple[Film, str]]:
+    """Films with their captions, successes first."""
+    own = [(entry, run) for entry, run in zip(entries, runs, strict=True) if entry.name == name]
+    all_records = [(e, r) for e, run in own for r in run.records]
+    chosen = [pair for won in (True, False) for pair in [p for p in all_records if p[1].success == won][:count]]
+    found: dict[tuple[str, int], Film] = {}
+    for entry, _ in own:
+        seeds = [r.seed for e, r in chosen if e is entry]
+        if seeds:
+            made = film(entry.policy, entry.variables, entry.task, seeds, renderer)
+            found |= {(entry.label, one.record.seed): one for one in made}
+    pairs = [(entry, record) for entry, record in chosen if (entry.label, record.seed) in found]
+    return [(found[e.label, r.seed], caption(e, r, found[e.label, r.seed].record)) for e, r in pairs]
+
+
+def caption(entry: Entry, recorded: Record, again: Record) -> str:
+    """Which episode a film shows and how it ended."""
+    text = f"{entry.label}, seed {recorded.seed}: {outcome(recorded)}"
+    if outcome(again) == outcome(recorded):
+        return text
+    return f"{text}. Run again for the film it ended differently, by rounding: {outcome(again)}"
+
+
+def outcome(record: Record) -> str:
+    """How an episode ended, in words."""
+    after = f"{record.steps} policy step{'' if record.steps == 1 else 's'}, {record.seconds:.1f} s"
+    if record.failed:
+        return f"the physics came apart after {after} ({record.failed})"
+    return f"{'success' if record.success else 'no success'} after {after}"
+
+
+def _films(name: str, found: Sequence[tuple[Film, str]]) -> str:
+    if not found:
+        return ""
+    videos = [report.video(encode_video(one.frames, FPS), text, width=420) for one, text in found]
+    parts = [report.paragraph(_FILMS), *videos]
+    foreseen = [(one, text) for one, text in found if one.foreseen is not None]
+    if foreseen:
+        parts += [report.paragraph(_TRACKS), *(part for one, text in foreseen for part in _foreseen(one, text))]
+    return report.section(f"Films: {name}", *parts)
+
+
+def _foreseen(one: Film, text: str) -> tuple[str, str]:
+    """The first picture with both tracks, and both in space."""
+    assert one.foreseen is not None
+    predicted, true = one.foreseen.predicted, one.foreseen.true
+    error = 1000 * float(np.linalg.norm(predicted[1:] - true[1:], axis=-1).mean()) if len(true) > 1 else 0.0
+    what = f"{text}. {true.shape[1]} points, mean distance {error:.1f} mm"
+    picture = report.image(encode_image(drawn(one.frames[0], predicted, true, one.camera)), what)
+    spatial = plots3d.tracks({"true": true, "predicted": predicted}, what, np.asarray(one.camera.T_base_cam))
+    return picture, spatial
+
+
+def drawn(picture: np.ndarray, predicted: np.ndarray, true: np.ndarray, camera: Camera) -> np.ndarray:
+    """True beside predicted tracks over a picture. picture: [H, W, 3], seen by `camera`; tracks: [T, N, 3], metres in
+    its frame."""
+    steps, shown = len(true), np.ones(true.shape[:2], bool)
+    frames = np.repeat(picture[None], steps, axis=0)
+    places = to_image(predicted, camera), to_image(true, camera)
+    return draw_tracks(frames, places[0], shown & (predicted[..., 2] > 0), trail=steps, truth=(places[1], shown))[-1]
+
+
+def _checkpoints(entries: Sequence[Entry]) -> str:
+    rows = [[e.label, e.directory, e.meta.get("step", "-"), ", ".join(e.meta.get("tasks", [])) or "-"] for e in entries]
+    return report.section("Checkpoints", report.table(["policy", "folder", "step", "trained on"], rows))
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _interval(p: Mapping[str, float]) -> str:
+    return f"[{p['low']:.1%}, {p['high']:.1%}]"
