@@ -21,7 +21,6 @@ COMMANDS = {
     "predict": "draw the motion that a checkpoint predicts for an image and a sentence",
     "convert": "turn an official checkpoint into a t2p checkpoint",
     "parity": "compare t2p with recorded outputs of the original implementations",
-    "rollout": "success of policies on a simulated task, with intervals and films",
     "demo": "the whole circle: demonstrations, point tracks, policies, success (or: demo tracks)",
 }
 

@@ -53,12 +53,15 @@ def add_floor(spec: mujoco.MjSpec, rgba: Rgba = (0.72, 0.58, 0.42, 1.0), name: s
 
 def add_light(spec: mujoco.MjSpec, position: Sequence[float], direction: Sequence[float], shadow: bool = True) -> None:
     """A directional light."""
-    spec.worldbody.add_light(
+    light = spec.worldbody.add_light(
         pos=_numbers(position, 3, "a light's position"),
         dir=_direction(direction, "a light's direction"),
-        directional=True,
         castshadow=shadow,
     )
+    if hasattr(light, "directional"):
+        light.directional = True
+    else:  # newer MuJoCo
+        light.type = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
 
 
 def add_camera(

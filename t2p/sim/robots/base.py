@@ -161,6 +161,11 @@ def set_inertial(body: mujoco.MjsBody, inertial: Inertial) -> None:
     body.gravcomp = 1.0
 
 
+def set_damping(joint: mujoco.MjsJoint, damping: float) -> None:
+    """Viscous damping, N m s / rad or N s / m. Newer MuJoCo takes the coefficients of a polynomial in the speed."""
+    joint.damping = damping if np.ndim(joint.damping) == 0 else np.array([damping, 0.0, 0.0])
+
+
 def add_servo(
     spec: mujoco.MjSpec, name: str, joint: str, gain: float, kp: float, kv: float, force: float
 ) -> mujoco.MjsActuator:
@@ -201,7 +206,8 @@ def add_chain(
         add_shapes(body, geoms)
         hinge = body.add_joint(name=f"joint{i}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1])
         hinge.range = joint.limits
-        hinge.damping, hinge.frictionloss, hinge.armature = joint.damping, joint.friction, armature
+        hinge.frictionloss, hinge.armature = joint.friction, armature
+        set_damping(hinge, joint.damping)
         servo = add_servo(spec, f"joint{i}", f"joint{i}", joint.kp, joint.kp, joint.kv, joint.force)
         servo.ctrlrange = joint.limits
     return body

@@ -42,7 +42,7 @@ def hand() -> mujoco.MjSpec:
         servo = add_servo(spec, name, name, kp, kp, kv, force)
         servo.ctrlrange = limits
     flange = carriage.add_site(name="flange")
-    spec.attach(xarm_gripper(), site=flange)
+    spec.attach(xarm_gripper(), prefix="", site=flange)
     return spec
 
 

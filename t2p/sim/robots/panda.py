@@ -27,6 +27,7 @@ from t2p.sim.robots.base import (
     couple,
     new_spec,
     quat_z,
+    set_damping,
     set_inertial,
 )
 
@@ -111,7 +112,8 @@ def _add_finger(hand: mujoco.MjsBody, name: str, side: float) -> None:
     tip = Box((0, 0.00758, 0.04525), (0.00875, 0.0076, 0.00925), DARK, pad=True)
     add_shapes(finger, [tip, Box((0, 0.0155, 0.019), (0.010, 0.0075, 0.017), WHITE)])
     slide = finger.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, 1, 0])
-    slide.range, slide.armature, slide.damping = [0, WIDTH / 2], _GRIP_ARMATURE, 0.3
+    slide.range, slide.armature = [0, WIDTH / 2], _GRIP_ARMATURE
+    set_damping(slide, 0.3)
 
 
 def panda_hand() -> mujoco.MjSpec:
@@ -137,7 +139,7 @@ def panda() -> mujoco.MjSpec:
     add_shapes(base, [Capsule((-0.09, 0, 0.06), (-0.06, 0, 0.06), 0.06)])
     last = add_chain(spec, base, JOINTS, _INERTIALS, _SHAPES, _ARMATURE)
     last.add_site(name="flange", pos=[0, 0, FLANGE])
-    spec.attach(panda_hand(), frame=last.add_frame(pos=[0, 0, FLANGE], quat=quat_z(HAND_ANGLE)))
+    spec.attach(panda_hand(), prefix="", frame=last.add_frame(pos=[0, 0, FLANGE], quat=quat_z(HAND_ANGLE)))
     return spec
 
 

@@ -25,6 +25,7 @@ from t2p.sim.robots.base import (
     add_shapes,
     couple,
     new_spec,
+    set_damping,
     set_inertial,
 )
 
@@ -134,7 +135,8 @@ def _add_finger(base: mujoco.MjsBody, name: str, side: float) -> None:
     add_shapes(finger, [stem, pad])
     for body, axis in ((knuckle, side), (finger, -side)):
         joint = body.add_joint(name=body.name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[axis, 0, 0])
-        joint.range, joint.armature, joint.damping = [0, STROKE_ANGLE], _GRIP_ARMATURE, _GRIP_DAMPING
+        joint.range, joint.armature = [0, STROKE_ANGLE], _GRIP_ARMATURE
+        set_damping(joint, _GRIP_DAMPING)
 
 
 def xarm_gripper() -> mujoco.MjSpec:
@@ -164,7 +166,7 @@ def xarm7() -> mujoco.MjSpec:
     add_shapes(base, [Capsule((0, 0, 0.06), (0, 0, 0.15), 0.06)])
     last = add_chain(spec, base, JOINTS, _INERTIALS, _SHAPES, _ARMATURE)
     flange = last.add_site(name="flange")
-    spec.attach(xarm_gripper(), site=flange)
+    spec.attach(xarm_gripper(), prefix="", site=flange)
     return spec
 
 

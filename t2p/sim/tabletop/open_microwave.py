@@ -12,6 +12,7 @@ from typing import ClassVar
 import mujoco
 import numpy as np
 
+from t2p.sim.robots.base import set_damping
 from t2p.sim.tabletop.common import Judge, Tabletop, View, about_z, pointing
 from t2p.sim.task import Waypoint
 
@@ -67,7 +68,8 @@ class OpenMicrowave(Tabletop):
             microwave.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=size, pos=place, rgba=WHITE)
         door = microwave.add_body(name="door", pos=HINGE)
         hinge = door.add_joint(name="door", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, -1], range=[0, np.pi / 2])
-        hinge.damping, hinge.frictionloss, hinge.armature = DAMPING, FRICTION, ARMATURE
+        hinge.frictionloss, hinge.armature = FRICTION, ARMATURE
+        set_damping(hinge, DAMPING)
         _add_door(door)
         spec.add_exclude(bodyname1="microwave", bodyname2="door")  # the hinge's range keeps it out of the box
 
