@@ -127,9 +127,10 @@ class Cinema:
         assert self._renderer is not None, "begin comes first"
         camera, (height, width) = self._at(environment, self.seen), self.seen
         bodies = self._renderer.bodies(environment.data, self.view, self.seen)
-        place = to_image(tracks[0], camera) * (width, height)
-        column, row = np.clip(np.nan_to_num(place), 0, (width - 1, height - 1)).astype(int).T
-        on = np.flatnonzero(bodies[row, column] >= 0)
+        place = to_image(tracks[0], camera)
+        inside = (tracks[0, :, 2] > 0) & (place >= 0).all(-1) & (place < 1).all(-1)  # not those that only fill up
+        column, row = (np.where(inside[:, None], place, 0) * (width, height)).astype(int).T
+        on = np.flatnonzero(inside & (bodies[row, column] >= 0))
         if not len(on):
             return
         kept = on[np.unique(np.linspace(0, len(on) - 1, POINTS).astype(int))]

@@ -144,9 +144,7 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
             "training_seeds": {e.label: rate for (e, _), rate in zip(own, rates, strict=True)},
             "std_over_training_seeds": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
             "failed": sum(bool(x.failed) for _, r in own for x in r.records),
-            "times": {
-                k: sum(r.times.get(k, 0.0) for _, r in own) for k in sorted({k for _, r in own for k in r.times})
-            },
+            "times": _sums([r.times for _, r in own]),
         }
     differences = [
         {"first": names[0], "second": name, **_difference(found, runs, names[0], name)} for name in names[1:]

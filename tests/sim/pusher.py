@@ -104,6 +104,7 @@ class Push:
     variation: int = 0
     instruction: str = "push the box"
     limit: int = 20
+    stop_at_success: bool = False
     kept: tuple[str, ...] = ("world", "box")
 
     @property

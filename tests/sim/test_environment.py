@@ -13,6 +13,7 @@ from pusher import BREAK, SUBSTEPS, Push
 from t2p.geometry.cameras import invert_transform, transform_points
 from t2p.geometry.rotations import axis_angle_to_matrix, matrix_to_6d
 from t2p.io import UserError
+from t2p.sim.batch import BatchedSim
 from t2p.sim.environment import Environment, Observe, Scene, to_world
 from t2p.sim.world import read_state
 from t2p.types import ActionSpec
@@ -212,3 +213,37 @@ def test_what_cannot_be_observed_is_refused() -> None:
     unseen.reset(0)
     with pytest.raises(UserError, match=r"name them in Observe\.images"):
         unseen.goal_observation(start_of(0))  # type: ignore[arg-type]
+
+
+class Counting:
+    """An onlooker that writes down when it is called."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def begin(self, environment: Environment) -> None:
+        self.calls.append("begin")
+
+    def substep(self, environment: Environment) -> None:
+        self.calls.append("substep")
+
+    def end(self, environment: Environment) -> None:
+        self.calls.append("failed" if environment.failure else "end")
+
+
+def test_an_onlooker_sees_every_step_and_changes_nothing(environment: Environment) -> None:
+    onlooker = Counting()
+    watched = Environment(Push(), renderer="rays", onlooker=onlooker)
+    for one in (environment, watched):
+        one.reset(3)
+        one.step(action(y=-1.0))
+        one.step(action(y=-1.0))
+    assert onlooker.calls == ["begin", *["substep"] * SUBSTEPS, "end", *["substep"] * SUBSTEPS, "end"]
+    np.testing.assert_array_equal(watched.data.qpos, environment.data.qpos)
+    watched.step(action(gripper=BREAK))
+    assert onlooker.calls[-1] == "failed"
+
+
+def test_an_onlooker_cannot_watch_workers() -> None:
+    with pytest.raises(UserError, match="workers must be 0, not 2"):
+        BatchedSim(Push(), 2, 2, onlooker=Counting())
