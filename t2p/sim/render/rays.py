@@ -1,8 +1,9 @@
 """Drawing by casting one ray through every pixel's centre with MuJoCo's collision code: needs no graphics library.
 
-Every geom has its own colour (or its material's), matt, lit by the headlight and the world's lights; no shadows,
-textures, reflections or sky. Meshes are shaded as if round. Unlike with OpenGL, a surface before the near clipping
-plane is seen, and a geom that has a material is invisible if its material is, whatever its own colour says.
+Every geom has its own colour (or its material's), matt, lit by the headlight and the world's lights; textures and sky
+are their mean colours; no shadows, no reflections. Meshes are shaded as if round. Unlike with OpenGL, a surface before
+the near clipping plane is seen, and a geom that has a material is invisible if its material is, whatever its own colour
+says.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from t2p.geometry.cameras import unproject
 from t2p.sim.render.common import GROUPS, NOTHING, Frame, Size, camera_number, check_size, far_plane, intrinsics
-from t2p.sim.render.shading import shade
+from t2p.sim.render.shading import shade, sky_color
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class RayRenderer:
         return self._directions[key]
 
     def _colors(self, data: mujoco.MjData, hits: _Hits, size: Size) -> np.ndarray:
-        colors = np.zeros((len(hits.geoms), 3), dtype=np.uint8)
+        colors = np.empty((len(hits.geoms), 3), dtype=np.uint8)
+        colors[:] = np.round(255 * sky_color(self._model))
         seen = hits.geoms != NOTHING
         points = hits.origin + hits.rays[seen] * hits.distance[seen, None]
         colors[seen] = shade(self._model, data, hits.geoms[seen], points, hits.rays[seen])

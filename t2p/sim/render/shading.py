@@ -38,12 +38,32 @@ def _towards(model: mujoco.MjModel, data: mujoco.MjData, number: int, points: np
 
 
 def geom_colors(model: mujoco.MjModel) -> np.ndarray:
-    """[ngeom, 3] in [0, 1]: the material's colour unless the geom has its own."""
+    """[ngeom, 3] in [0, 1]: the material's colour unless the geom has its own, times its texture's mean colour."""
     default = np.array([0.5, 0.5, 0.5, 1.0], dtype=np.float32)
     own = (model.geom_matid < 0) | (model.geom_rgba != default).any(axis=1)
-    if own.all():
+    if not model.nmat:
         return model.geom_rgba[:, :3]
-    return np.where(own[:, None], model.geom_rgba, model.mat_rgba[model.geom_matid])[:, :3]
+    colors = np.where(own[:, None], model.geom_rgba, model.mat_rgba[model.geom_matid])[:, :3]
+    textures = np.where(
+        model.geom_matid < 0, -1, model.mat_texid[model.geom_matid, mujoco.mjtTextureRole.mjTEXROLE_RGB]
+    )
+    for texture in set(textures[textures >= 0].tolist()):
+        colors[textures == texture] *= mean_color(model, texture)
+    return colors
+
+
+def mean_color(model: mujoco.MjModel, texture: int) -> np.ndarray:
+    """[3] in [0, 1]."""
+    start, channels = int(model.tex_adr[texture]), int(model.tex_nchannel[texture])
+    size = int(model.tex_height[texture] * model.tex_width[texture]) * channels
+    pixels = model.tex_data[start : start + size].reshape(-1, channels)
+    return pixels[:, :3].mean(0) / 255
+
+
+def sky_color(model: mujoco.MjModel) -> np.ndarray:
+    """[3] in [0, 1], where nothing is hit: the mean of the sky's texture, black without one."""
+    skies = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
+    return mean_color(model, int(skies[0])) if len(skies) else np.zeros(3)
 
 
 def world_normals(model: mujoco.MjModel, data: mujoco.MjData, geoms: np.ndarray, points: np.ndarray) -> np.ndarray:
