@@ -9,7 +9,7 @@ VIDEO ?=
 OUT ?= out/demo
 JOBS ?= 2
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long test-mujoco-latest lint clean
 
 demo: $(STAMP)
 	$(BIN)/t2p demo $(if $(VIDEO),tracks) --out $(OUT) $(foreach v,$(VIDEO),--video $(v))
@@ -19,6 +19,16 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs -m long
+
+# The simulator's tests on the newest MuJoCo, in an environment of its own.
+LATEST := .venv-mujoco
+test-mujoco-latest: $(STAMP)
+	rm -rf $(LATEST)
+	$(PYTHON) -m venv $(LATEST)
+	grep -v '^mujoco==' requirements.txt > $(LATEST)/requirements.txt
+	$(LATEST)/bin/python -m pip install -q -r $(LATEST)/requirements.txt mujoco
+	$(LATEST)/bin/python -c 'import mujoco; print("MuJoCo", mujoco.__version__)'
+	$(LATEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -rs tests/sim tests/test_collect.py tests/eval
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -42,4 +52,4 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build out *.egg-info
+	rm -rf $(VENV) $(LATEST) build out *.egg-info
