@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -15,3 +16,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the reference folder {SHARED.name}/ beside the project")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def compilation_cache(tmp_path_factory):
+    """For tests that compile the same few programs again and again."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0)):
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)

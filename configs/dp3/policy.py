@@ -46,10 +46,7 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
 
 def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.batch_size, c.steps = 128, 3000
-    c.optimizer.update({"name": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-6, "b1": 0.95, "b2": 0.999})
-    c.optimizer.update({"warmup_steps": 500, "ema": 0.9999, "ema_power": 0.75})
-    c.eval.every = c.checkpoint.every = 100
-    return c
+    return budgets.published(c)
 
 
 def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

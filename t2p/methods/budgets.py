@@ -44,6 +44,14 @@ def debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return c
 
 
+def published(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The optimiser and the averaging that Diffusion Policy and DP3 share (released code)."""
+    c.optimizer.update({"name": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-6, "b1": 0.95, "b2": 0.999})
+    c.optimizer.update({"warmup_steps": 500, "ema": 0.9999, "ema_power": 0.75})
+    _every(c, 100)
+    return c
+
+
 def _sampled(c: ml_collections.ConfigDict, **settings: object) -> None:
     """DDIM with 16 steps, squared errors summed over an action's numbers, the best by validation position error."""
     c.model.diffusion.update({"method": "ddim", "inference_steps": 16, "reduction": "sum", **settings})

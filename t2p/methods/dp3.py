@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,17 @@ import numpy as np
 from t2p import pytrees  # noqa: F401
 from t2p.geometry.cameras import transform_points
 from t2p.geometry.clouds import furthest_points, gather_points, inside_box
-from t2p.geometry.rotations import matrix_from_6d, matrix_to_6d
 from t2p.io import UserError
 from t2p.methods import heads
 from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
 from t2p.methods.clouds import fill_by_repetition
 from t2p.methods.normalise import Limits, empty_statistics
-from t2p.methods.open_loop import SETPOINT, chunk_losses, first_cloud, position_error_mm
-from t2p.methods.rows import counted_rows
+from t2p.methods.open_loop import SETPOINT, ChunkStage, first_cloud, state_of, undo_limits
 from t2p.methods.threepointr.actions import from_threepointr_actions, to_threepointr_actions
 from t2p.methods.threepointr.scaling import centre_and_radius, to_threepointr
 from t2p.models.dp3 import WIDTHS, Dp3Encoder
-from t2p.types import Array, Batch, FieldWindow, Observation, Observe, Prediction, WindowSpec
+from t2p.types import Array, Batch, FieldWindow, Observe, WindowSpec
 
 STAGE = "dp3.policy"
 COORDINATES = ("workspace", "sample")
@@ -105,10 +103,7 @@ class Workspace:
         return self.actions.normalise(setpoints)
 
     def undo(self, actions: Array, T_base_cam: Array, frame: Any) -> Array:
-        """The inverse; rotations are made orthonormal (Gram-Schmidt)."""
-        x = self.actions.undo(actions)
-        rotation = matrix_to_6d(matrix_from_6d(x[..., 3:9]))
-        return jnp.concatenate([x[..., :3], rotation, x[..., 9:]], axis=-1)
+        return undo_limits(self.actions, actions)
 
 
 @dataclass(frozen=True)
@@ -140,9 +135,11 @@ def crop_and_sample(points: Array, kept: Array, count: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Dp3Stage:
+class Dp3Stage(ChunkStage):
     """steps: T. noise: standard deviation added in training to the points as the encoder sees them (DP3: none;
     3PoinTr: 0.01). floor: whether the cloud keeps the floor's points when the policy acts."""
+
+    needs: ClassVar[tuple[str, ...]] = ("tracks", "actions", "cameras", "proprio")
 
     encoder: Dp3Encoder
     head: heads.DiffusionHead
@@ -193,47 +190,27 @@ class Dp3Stage:
         head = self.head.init(head_rng, jnp.zeros((size, condition_width(self.encoder))))
         return {"params": {"encoder": encoder, "head": head}, "batch_stats": {}, "frozen": {}}
 
-    def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
-        """Metrics: "outside" (see chunk_losses); in validation also "position_mm" of sampled chunks."""
-        noise_rng, head_rng, plan_rng = jax.random.split(rng, 3)
-        condition, frame = self._encode(variables, batch, noise_rng if train else None)
-        actions = self.coordinates.normalise(batch.actions, self._pose(batch), frame)
-        rows = counted_rows(batch, len(condition), "tracks", "actions", "cameras", "proprio")
-        assert batch.action_valid is not None, "the window asks for actions"
-        valid = batch.action_valid & rows[:, None]
-        loss, metrics = chunk_losses(self.head, variables["params"]["head"], condition, actions, valid, head_rng)
-        if not train:
-            planned, _ = self.plan(variables, batch, jax.random.split(plan_rng, len(condition)))
-            metrics["position_mm"] = position_error_mm(planned, batch.actions, valid)
-        return loss, {"metrics": metrics, "batch_stats": {}}
-
-    def predict(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
-        """actions: [B, T, 10] setpoints in the base frame."""
-        size = len(first_cloud(batch, self.track_set, self.view))
-        return Prediction(actions=self.plan(variables, batch, jax.random.split(rng, size))[0])
-
-    def plan(self, variables: Variables, obs: Observation, rngs: jax.Array) -> tuple[Array, dict[str, Array]]:
-        """-> setpoints [B, T, 10], {}. rngs: [B] keys."""
-        condition, frame = self._encode(variables, obs, None)
-        actions = self.head.sample(variables["params"]["head"], condition, rngs)
-        return self.coordinates.undo(actions, self._pose(obs), frame), {}
-
     def flops_per_example(self, batch: Batch) -> float:
         points = self.coordinates.points if isinstance(self.coordinates, Workspace) else self.points
         sizes = (3, *WIDTHS)
         per_point = sum(a * b for a, b in pairwise(sizes))
         return 3 * 2.0 * points * per_point + self.head.train_flops(condition_width(self.encoder))
 
-    def _encode(self, variables: Variables, batch: Batch, noise: jax.Array | None) -> tuple[Array, Any]:
-        """-> condition [B, c], the sample's frame. noise: a key, in training."""
+    def encode(self, variables: Variables, batch: Batch, rng: jax.Array | None) -> tuple[Array, Any]:
         cloud = first_cloud(batch, self.track_set, self.view)
         valid = jnp.ones(cloud.shape[:2], bool) if batch.cloud is None else jnp.asarray(batch.cloud.valid)
-        state = jnp.concatenate([jnp.asarray(batch.proprio[name], jnp.float32)[:, 0] for name in STATE], axis=-1)
+        state = jnp.concatenate([state_of(batch, key) for key in STATE], axis=-1)
         points, state, frame = self.coordinates.encode(cloud, valid, state, self._pose(batch))
-        if noise is not None and self.noise:
-            points = points + self.noise * jax.random.normal(noise, points.shape)
+        if rng is not None and self.noise:
+            points = points + self.noise * jax.random.normal(rng, points.shape)
         condition, _ = self.encoder.apply({"params": variables["params"]["encoder"]}, points, state)
         return condition, frame
+
+    def normalise(self, setpoints: Array, batch: Batch, frame: Any) -> Array:
+        return self.coordinates.normalise(setpoints, self._pose(batch), frame)
+
+    def undo(self, actions: Array, batch: Batch, frame: Any) -> Array:
+        return self.coordinates.undo(actions, self._pose(batch), frame)
 
     def _pose(self, batch: Batch) -> Array:
         return jnp.asarray(batch.cameras[self.view][1], jnp.float32)

@@ -42,6 +42,12 @@ def _dp3_policy(config: ml_collections.ConfigDict) -> Stage:
     return Dp3Stage.from_config(config)
 
 
+def _diffusion_policy(config: ml_collections.ConfigDict) -> Stage:
+    from t2p.methods.diffusion_policy import DiffusionPolicyStage
+
+    return DiffusionPolicyStage.from_config(config)
+
+
 def _open_loop(stage: Any) -> Policy:
     from t2p.methods.open_loop import OpenLoopPolicy
 
@@ -60,9 +66,14 @@ STAGES: dict[str, Callable[[ml_collections.ConfigDict], Stage]] = {
     "threepointr.policy": _threepointr_policy,
     "general_flow.flow": _general_flow,
     "dp3.policy": _dp3_policy,
+    "diffusion_policy.policy": _diffusion_policy,
 }
 # Stages that act, and what makes a policy of them.
-POLICIES: dict[str, Callable[[Any], Policy]] = {"threepointr.policy": _open_loop, "dp3.policy": _open_loop}
+POLICIES: dict[str, Callable[[Any], Policy]] = {
+    "threepointr.policy": _open_loop,
+    "dp3.policy": _open_loop,
+    "diffusion_policy.policy": _open_loop,
+}
 
 
 # What adds a stage's keys, at their published values, to a base config: for stages that `t2p convert` makes.

@@ -38,8 +38,11 @@ def batch(stage, rows: int = 1) -> Batch:
     if w.tracks:
         one = Tracks(np.zeros((rows, 1, w.num_points, 3), np.float32), np.ones((rows, 1, w.num_points), bool))
         tracks = {w.track_set: {w.views[0]: one}}
+    size = getattr(stage, "image_size", (0, 0))
+    images = {v: np.zeros((rows, 1, *size, 3), np.uint8) for v in w.views} if w.images else {}
     proprio = {"tool": np.zeros((rows, 1, 9), np.float32), "gripper": np.zeros((rows, 1, 1), np.float32)}
     return Batch(
+        images=images,
         tracks=tracks,
         cameras=cameras,
         proprio=proprio,
@@ -64,14 +67,25 @@ def test_dp3_variants_make_a_stage_that_acts(variant):
     assert hash(stage) == hash(make_stage(config))
 
 
+@pytest.mark.parametrize("variant", ("debug", "cpu", "gpu20", "paper"))
+def test_diffusion_policy_variants_make_a_stage_that_acts(variant):
+    config = with_statistics(load_config(f"{DIFFUSION}:{variant}"), blank=True)
+    stage, policy = make_stage(config), make_policy(config)
+    found = sizes(jax.eval_shape(stage.init, jax.random.key(0), batch(stage))["params"])
+    assert found["encoder"] == 11_176_512
+    assert stage.flops_per_example(batch(stage)) > 6 * found["head"]
+    assert policy.steps == 9 and policy.observe.images == ("front",) and not policy.observe.every_step
+
+
+@pytest.mark.parametrize("path", (DP3, DIFFUSION))
 @pytest.mark.parametrize("variant", ("cpu", "gpu20", "debug"))
-def test_dp3_is_compared_with_threepointr_on_equal_terms(variant):
-    ours, theirs = (load_config(f"{path}:{variant}") for path in (DP3, THREEPOINTR))
+def test_baselines_are_compared_with_threepointr_on_equal_terms(path, variant):
+    ours, theirs = (load_config(f"{p}:{variant}") for p in (path, THREEPOINTR))
     for key in SHARED:
         a, b = (c.model[key] if key in ("unet", "diffusion") else c[key] for c in (ours, theirs))
         a, b = (dict(x) if isinstance(x, ml_collections.ConfigDict) else x for x in (a, b))
         if variant == "gpu20" and key == "diffusion":  # what is predicted is the method's own
-            assert (a.pop("prediction"), b.pop("prediction")) == ("sample", "epsilon")
+            assert (a.pop("prediction"), b.pop("prediction")) == ("sample" if path == DP3 else "epsilon", "epsilon")
         assert a == b, key
 
 
@@ -108,7 +122,7 @@ def command(config: str, demos, workdir) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def dp3_run(demos, tmp_path_factory):
+def dp3_run(demos, tmp_path_factory, compilation_cache):
     workdir = tmp_path_factory.mktemp("dp3")
     for steps in (10, 20):
         assert main([*command(f"{DP3}:debug", demos, workdir), f"--config.steps={steps}"]) == 0
@@ -166,6 +180,7 @@ def test_a_restored_dp3_acts_from_clouds_the_same_in_any_company(dp3_run):
     clouds = np.stack([s.tracks["exact/objects"]["front"].points[0, :48] for s in scenes])
     proprio = {k: np.stack([s.columns[f"proprio/{k}"][:1] for s in scenes]) for k in ("tool", "gripper")}
     camera = [np.stack([np.asarray(x, np.float32)] * 2) for x in (CAMERA.K, CAMERA.T_base_cam)]
+    reset = jax.jit(policy.reset)
 
     def plan(rows, valid) -> np.ndarray:
         cloud = Cloud(clouds[rows], np.zeros((len(rows), 48, 3), np.uint8), valid[rows])
@@ -175,7 +190,7 @@ def test_a_restored_dp3_acts_from_clouds_the_same_in_any_company(dp3_run):
             proprio={k: v[rows] for k, v in proprio.items()},
         )
         rng = jax.random.split(jax.random.key(0), 2)[np.array(rows)]
-        return np.asarray(policy.reset(variables, obs, rng)["plan"])
+        return np.asarray(reset(variables, obs, rng)["plan"])
 
     valid = np.ones((2, 48), bool)
     both = plan([0, 1], valid)
@@ -188,3 +203,21 @@ def test_a_restored_dp3_acts_from_clouds_the_same_in_any_company(dp3_run):
     before = plan([1], valid)[0]
     clouds[1, 16:] = 0.5  # nobody sees these
     np.testing.assert_allclose(plan([1], valid)[0], before, atol=1e-6)
+
+
+def test_diffusion_policy_trains_resumes_and_acts_from_pictures(demos, tmp_path, compilation_cache):
+    for steps in (5, 10):
+        assert main([*command(f"{DIFFUSION}:debug", demos, tmp_path), f"--config.steps={steps}"]) == 0
+    variables, meta = checkpoint.load(tmp_path)
+    assert meta["step"] == 10 and "val/position_mm" in meta["metrics"]
+    policy = make_policy(ml_collections.ConfigDict(meta["config"]))
+    scenes = [with_proprio(s) for s in (50, 51)]
+    images = np.stack([s.frames["front"][:1] for s in scenes])
+    proprio = {k: np.stack([s.columns[f"proprio/{k}"][:1] for s in scenes]) for k in ("tool", "gripper")}
+    obs = Batch(images={"front": images}, proprio=proprio)
+    rng = jax.random.split(jax.random.key(0), 2)
+    reset = jax.jit(policy.reset)
+    plan = np.asarray(reset(variables, obs, rng)["plan"])
+    assert plan.shape == (2, 9, 10) and np.isfinite(plan).all()
+    turned = jax.tree.map(lambda x: x[::-1], obs)
+    np.testing.assert_allclose(np.asarray(reset(variables, turned, rng[::-1])["plan"])[::-1], plan, atol=1e-4)

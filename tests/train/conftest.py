@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import jax
 import pytest
 import train_fakes
 
@@ -19,12 +18,5 @@ def fake_data():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """The tests compile the same few programs again and again."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0)):
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+def cached(compilation_cache):
+    """All tests here compile the same few programs again and again."""

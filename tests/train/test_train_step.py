@@ -16,7 +16,7 @@ from t2p.train.defaults import base_config
 from t2p.train.optimizer import make_optimizer, make_schedule
 from t2p.train.sharding import make_mesh
 from t2p.train.state import initial_state
-from t2p.train.step import TrainStep, step_key
+from t2p.train.step import TrainStep, ema_decay, step_key
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,24 @@ def test_average_follows_parameters():
     np.testing.assert_allclose(after.ema["w"], expected, rtol=1e-6)
     assert after.inference_variables["params"] is after.ema
     assert after.variables["params"] is after.params
+
+
+def test_a_growing_average_copies_twice_and_then_follows_its_power():
+    """Diffusion Policy's rule at power 0.75: the third update weighs with 1 - 2^-0.75."""
+    step = TrainStep(Linear(), optax.sgd(0.1), optax.constant_schedule(0.1), frozenset(), 3, 1, 0.9, 0.75)
+    weights = []
+    with jax.set_mesh(make_mesh(base_config())):
+        state = initial_state(Linear(), optax.sgd(0.1), frozenset(), True, rows(0, np.arange(4)), 3)
+        for _ in range(3):
+            state = jax.jit(step)(state, rows(0, np.arange(4)))[0]
+            weights.append((np.asarray(state.params["w"]), np.asarray(state.ema["w"])))
+    for params, average in weights[:2]:
+        np.testing.assert_allclose(average, params, atol=1e-6)
+    decay = 1 - 2**-0.75
+    expected = decay * weights[1][1] + (1 - decay) * weights[2][0]
+    np.testing.assert_allclose(weights[2][1], expected, atol=1e-6)
+    assert not np.allclose(weights[2][1], weights[2][0], rtol=1e-4)
+    np.testing.assert_allclose(ema_decay(0.9, 0.75, 10_000), 0.9, rtol=1e-6)
 
 
 def test_batch_statistics_pass_through_all_microbatches():
