@@ -40,7 +40,7 @@ def tracks(named: Mapping[str, np.ndarray], caption: str, pose: np.ndarray = LEV
         x, y, z = turned[-1].T.astype(np.float32)
         marker = {"color": color, "size": 2.5}
         figure.add_scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=f"{name}: at the end")
-    eye = 2.0 * (-pose[:3, 2] + 0.25 * pose[:3, 1])  # somewhat below the camera: z stays up even from above
+    eye = 2.2 * (-pose[:3, 2] + 0.25 * pose[:3, 1])  # somewhat below the camera: z stays up even from above
     axes = {f"{axis}axis": {"title": {"text": f"{axis}, mm"}} for axis in "xyz"}
     figure.update_layout(
         width=560,
