@@ -34,7 +34,7 @@ def check_report(folder: Path) -> dict:
 
 def test_demo(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    run("demo", "--out", out, "--clips", "6", "--held_out", "3", *TINY)
+    run("demo", "tracks", "--out", out, "--clips", "6", "--held_out", "3", *TINY)
     metrics = check_report(out / "report")
     assert "constant velocity" in metrics["measures"]
     picture = tmp_path / "picture.png"
@@ -52,7 +52,7 @@ def test_demo(tmp_path: Path) -> None:
 def test_demo_with_a_real_video(tmp_path: Path, shared: Path) -> None:
     out = tmp_path / "demo"
     video = shared / "realdata" / "cotracker_videos" / "apple.mp4"
-    run("demo", "--out", out, "--clips", "4", "--held_out", "2", "--video", video, *TINY)
+    run("demo", "tracks", "--out", out, "--clips", "4", "--held_out", "2", "--video", video, *TINY)
     check_report(out / "report")
 
 
