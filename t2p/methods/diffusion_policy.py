@@ -37,7 +37,7 @@ def configure(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict(
         {
             "steps": 9,  # T: setpoints of an episode
-            "encoder": "resnet18",  # one per view, from scratch, with group norm
+            "encoder": "resnet18",  # one per view, from scratch; with group norm, as weights are averaged
             "crop": (116, 116),  # random in training, central later; published: 216 x 288 of 240 x 320
             "signed_images": True,  # ImageNet's statistics applied to pictures in [-1, 1] (released code), not [0, 1]
         }
