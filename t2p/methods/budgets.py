@@ -14,10 +14,10 @@ from t2p.models.unet1d import VARIANTS
 
 def cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Two CPU cores: what a trial at this size found to learn (see configs/threepointr/policy.py)."""
-    c.model.unet.update({**VARIANTS["low_dim"], "step_dim": 64, "down_dims": (64, 128, 256)})
-    _sampled(c, steps=100, pad=8, draws=8, prediction="sample", clip=True)
-    c.batch_size, c.steps = 20, 500
-    c.optimizer.update({"name": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-4, "warmup_steps": 50, "ema": 0.99})
+    c.model.unet.update({**VARIANTS["low_dim"], "step_dim": 64, "down_dims": (64, 128)})
+    _sampled(c, steps=100, pad=8, draws=4, prediction="sample", clip=True)
+    c.batch_size, c.steps = 20, 300
+    c.optimizer.update({"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4, "warmup_steps": 20, "ema": 0.98})
     _every(c, 100)
     return c
 
