@@ -122,3 +122,25 @@ def test_the_command_writes_a_dataset_that_becomes_setpoints(tmp_path):
     _, (episode,) = episodes(tmp_path / "s")
     assert episode.length == 10 and episode.columns["actions"].shape == (10, 10)
     assert main([*command[:2], "--out", str(tmp_path / "e"), "--episodes", "1", "--nonsense", "3"]) == 2
+
+
+def test_a_full_disk_loses_no_finished_shard(tmp_path, monkeypatch):
+    from t2p.data.shards import ShardWriter
+
+    what = Collection(TASK, 2, sets=("objects",), **SMALL)
+    real, room = ShardWriter.finish, [2]  # tracks and frames of the first shard
+
+    def finish(self, *args):
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        room[0] -= 1
+        return real(self, *args)
+
+    monkeypatch.setattr(ShardWriter, "finish", finish)
+    with pytest.raises(OSError, match="No space left"):
+        collect(what, tmp_path / "d", episodes_per_shard=1)
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "d").glob("train-00000*")}
+    room[0] = 99
+    collect(what, tmp_path / "d", episodes_per_shard=1)
+    assert kept and all(p.stat().st_mtime_ns == t for p, t in kept.items())
+    assert not list(check(tmp_path / "d", lambda name: None)) and len(episodes(tmp_path / "d")[1]) == 2

@@ -47,9 +47,12 @@ def config_file(name: str) -> Path:
 
 
 def _play(out: Path, commands: list[list[str]]) -> int:
+    import jax
+
     from t2p.cli.main import main
 
     _clear(out)
+    jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))  # the policies share much of their code
     began = time.monotonic()
     for command in commands:
         print(f"\n$ t2p {shlex.join(command)}", flush=True)

@@ -51,7 +51,7 @@ def commands(args: argparse.Namespace, out: Path, overrides: list[str]) -> Itera
     yield [
         *("rollout", "--task", TASK, "--episodes", str(args.episodes), "--first_seed", str(FIRST_ROLLOUT)),
         *(f"--checkpoint={name}={out / folder}" for name, folder in policies.items()),
-        *("--renderer", "rays", "--out", str(out / "rollout")),
+        *("--renderer", "rays", "--films", "1", "--out", str(out / "rollout")),
     ]
 
 
