@@ -60,6 +60,10 @@ def _cpu_sample(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.window.points = 256
     c.model.coordinates = "sample"
     c.loss.noise = 0.01
+    c.departures += (
+        "points, actions and tool pose in 3PoinTr's coordinates; 256 random points instead of furthest point sampling",
+        "noise of 0.01 on the points, as 3PoinTr has it",
+    )
     return c
 
 

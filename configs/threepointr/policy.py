@@ -56,7 +56,9 @@ def _gpu20(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.window.update({"track_set": "exact/objects", "points": 256, "floor": False})
-    return budgets.cpu(c)
+    c = budgets.cpu(c)
+    c.departures += ("256 points",)
+    return c
 
 
 def _debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

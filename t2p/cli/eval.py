@@ -122,6 +122,8 @@ def _in_space(args: argparse.Namespace, out: epath.Path, restored: Restored, sou
     note = f"{config.stage} from {args.checkpoint} ({args.which}); {what}: {where}."
     curves = track_report.training_curves(args.checkpoint)
     sections = points_report.point_sections(clouds, predicted, measures, curves, note)
+    if told := report.departures(config):
+        sections.append(report.section("Settings", told))
     report.write_report(out / "report.html", f"t2p: {config.stage}", sections)
     lines = [
         f"{who:12s} ADE {values['ade']:8.2f} mm  5 % ADE {values['5 % ade']:8.2f} mm  ({clouds.rows} samples)"

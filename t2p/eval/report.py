@@ -101,6 +101,17 @@ def video(mp4: bytes, caption: str = "", width: int = 560) -> str:
     )
 
 
+def bullets(lines: Sequence[str]) -> str:
+    """Lines of plain text, one under the other."""
+    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def departures(config: Mapping[str, Any]) -> str:
+    """Where the settings depart from what was published, as the config says; "" where they do not."""
+    found = tuple(config.get("departures", ()))
+    return paragraph("Settings depart from what was published:") + bullets(found) if found else ""
+
+
 def paragraph(text: str) -> str:
     """A line of plain text."""
     return f'<p class="note">{html.escape(text)}</p>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def write(
         _training_seeds(entries, runs, summary),
         _differences(summary),
         _times(summary),
+        _departures(entries),
         *(_films(name, found) for name, found in shown.items()),
         _checkpoints(entries),
     ]
@@ -199,6 +201,19 @@ def drawn(picture: np.ndarray, predicted: np.ndarray, true: np.ndarray, camera: 
     frames = np.repeat(picture[None], steps, axis=0)
     places = to_image(predicted, camera), to_image(true, camera)
     return draw_tracks(frames, places[0], shown & (predicted[..., 2] > 0), trail=steps, truth=(places[1], shown))[-1]
+
+
+def _departures(entries: Sequence[Entry]) -> str:
+    """Of each policy, and of the earlier stages that it builds on."""
+    told = {}
+    for entry in entries:
+        config = entry.meta["config"]
+        earlier = [(f"{entry.name}: {k}", v.get("config")) for k, v in (entry.meta.get("init_from") or {}).items()]
+        for name, one in [(entry.name, config), *earlier]:
+            if text := report.departures(one or {}):
+                told[name] = text
+    parts = [part for name, text in told.items() for part in (f"<h3>{html.escape(name)}</h3>", text)]
+    return report.section("Settings", *parts) if parts else ""
 
 
 def _checkpoints(entries: Sequence[Entry]) -> str:

@@ -19,6 +19,7 @@ def base_config() -> ml_collections.ConfigDict:
     """A new config with every shared key at its default; a config file overrides and adds `stage`, `model`, `loss`."""
     c = ml_collections.ConfigDict()
     c.stage = ""  # key of t2p.methods.registry.STAGES
+    c.departures = ()  # where a variant departs from what was published, in words; reports tell them
     c.seed = 0
     c.steps = 1000
     c.batch_size = 64  # global, per optimiser step

@@ -172,3 +172,14 @@ def test_plots_turn_up_up_and_keep_proportions() -> None:
     from t2p.eval.plots3d import LEVEL
 
     np.testing.assert_allclose(transform_points(LEVEL, rising[1, 0]), [0.1, 1.0, 0.5])
+
+
+def test_departures_from_the_paper_are_told(run, tmp_path) -> None:
+    told, earlier = "a smaller <net>", "no floor"
+    meta = {"step": 1, "config": {"departures": [told]}, "init_from": {"tracks": {"config": {"departures": [earlier]}}}}
+    one = replace(entry(), meta={**entry().meta, **meta})
+    page = rollout_report.write(
+        tmp_path / "r.html", [one], [run], success.summarise([one], [run]), 0, "rays"
+    ).read_text()
+    assert "a smaller &lt;net&gt;" in page and "nudge: tracks" in page and earlier in page
+    assert report.departures({"departures": ()}) == ""
