@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/t2p demo $(if $(VIDEO),tracks) --out $(OUT) $(foreach v,$(VIDEO),--video $(v))
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs --durations=25
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs -m long
