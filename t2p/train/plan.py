@@ -51,7 +51,10 @@ class Plan:
     def init(self) -> TrainState:
         """A fresh state, every array made where it will lie."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
-        return jax.jit(_initial(self.stage, self.step, self.example), out_shardings=shardings)()
+        # Hundreds of random draws that run once: on a CPU optimising their code takes longer than all the rest.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        fresh = _initial(self.stage, self.step, self.example)
+        return jax.jit(fresh, out_shardings=shardings, compiler_options=options)()
 
     def compile(self) -> jax.stages.Compiled:
         """The train step; its first argument is donated."""
