@@ -10,6 +10,7 @@ import argparse
 import shlex
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from t2p.io import UserError
@@ -32,10 +33,11 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
         raise UserError("videos go to the demo of tracks: t2p demo tracks --video FILE")
     if missing := [v for v in args.video if not Path(v).exists()]:
         raise UserError(f"--video {missing[0]} does not exist")
+    demo = demo_circle if args.what == "circle" else demo_tracks
+    config_file(demo.CONFIGS[0])  # before anything is cleared
     out = Path(args.out)
-    circle = args.what == "circle"
-    commands = demo_circle.commands(args, out, rest) if circle else demo_tracks.commands(args, out, rest)
-    return _play(out, list(commands))
+    _clear(out)
+    return _play(out, demo.commands(args, out, rest))
 
 
 def config_file(name: str) -> Path:
@@ -46,12 +48,11 @@ def config_file(name: str) -> Path:
     return path
 
 
-def _play(out: Path, commands: list[list[str]]) -> int:
+def _play(out: Path, commands: Iterator[list[str]]) -> int:
     import jax
 
     from t2p.cli.main import main
 
-    _clear(out)
     jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))  # the policies share much of their code
     began = time.monotonic()
     for command in commands:

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+CONFIGS = ("threepointr/tracks.py", "threepointr/policy.py", "dp3/policy.py")
 TASK = "tabletop/block_stack"
 # What is collected: (folder, episodes, seed, further options). Test episodes choose nothing: they are only measured on.
 DATA = (
@@ -34,18 +35,19 @@ def commands(args: argparse.Namespace, out: Path, overrides: list[str]) -> Itera
             *("data", "import", "--source", "setpoints", "--input", str(raw), "--out", str(data)),
             *("--source.steps=9", "--source.times=waypoints"),
         ]
+    tracks_config, policy_config, dp3_config = CONFIGS
     sources = {"demos": out / "data/demonstrations", "held_out": out / "data/validation"}
     named = [f"--config.data.sources.demos.path={sources['demos']}"]
     named += [f"--config.data.validation.held_out.path={sources['held_out']}"]
     tracks, free = out / "tracks", f"--config.data.sources.free.path={out / 'data/videos'}"
-    yield [*_train("threepointr/tracks.py:cpu", tracks), free, *named, *overrides]
+    yield [*_train(f"{tracks_config}:cpu", tracks), free, *named, *overrides]
     yield ["eval", "--checkpoint", str(tracks), "--data", str(out / "data/test"), "--split", "train"]
     start = f"--config.init_from.tracks.path={tracks}"
     still = "--config.model.conditioning=still"
-    yield [*_train("threepointr/policy.py:cpu", out / "threepointr"), start, *named, *overrides]
-    yield [*_train("dp3/policy.py:cpu", out / "dp3"), *named, *overrides]
-    yield [*_train("threepointr/policy.py:cpu", out / "still"), start, still, *named, *overrides]
-    yield [*_train("dp3/policy.py:cpu_sample", out / "dp3_sample"), *named, *overrides]
+    yield [*_train(f"{policy_config}:cpu", out / "threepointr"), start, *named, *overrides]
+    yield [*_train(f"{dp3_config}:cpu", out / "dp3"), *named, *overrides]
+    yield [*_train(f"{policy_config}:cpu", out / "still"), start, still, *named, *overrides]
+    yield [*_train(f"{dp3_config}:cpu_sample", out / "dp3_sample"), *named, *overrides]
     policies = {"3PoinTr": "threepointr", "DP3": "dp3", "3PoinTr, tracks that stand still": "still"}
     policies |= {"DP3, normalised as 3PoinTr": "dp3_sample"}
     yield [

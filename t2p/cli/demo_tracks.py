@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+CONFIGS = ("atm/track_transformer.py",)
 SIZE = 64  # side of the synthetic clips and of what the `cpu` model sees
 # Few, large and slow shapes: what an optical flow can follow at this size.
 SCENE = {"num_frames": 20, "num_objects": 2, "radius": (0.16, 0.2), "tempo": 0.7}
@@ -15,7 +16,7 @@ def commands(args: argparse.Namespace, out: Path, overrides: list[str]) -> Itera
     """The demo as a list of t2p commands."""
     from t2p.cli.demo import config_file
 
-    config = config_file("atm/track_transformer.py")
+    config = config_file(CONFIGS[0])
     train, held_out, videos = out / "clips", out / "held_out", out / "videos"
     for folder, split, count in ((train, "train", args.clips), (held_out, "val", args.held_out)):
         options = {"count": count, "split": split, "size": (SIZE, SIZE), **SCENE}
