@@ -45,7 +45,7 @@ def gpu20(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Seconds on a CPU: it shows that everything runs."""
     c = cpu(c)
-    c.model.unet.update({"step_dim": 16, "down_dims": (16, 32)})
+    c.model.unet.update({"step_dim": 16, "down_dims": (16,)})
     c.model.diffusion.inference_steps = 4
     c.batch_size, c.steps = 4, 20
     c.optimizer.warmup_steps = 5

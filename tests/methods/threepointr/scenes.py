@@ -11,7 +11,7 @@ from t2p.geometry.cameras import invert_transform, transform_points
 from t2p.types import Camera, Episode, TrackSet
 
 STEPS = 9
-POSE = np.array([[0.038, -0.798, -0.601, 0.76], [0.999, 0.03, 0.023, -0.03], [0.0, -0.602, -0.798, 0.62], [0, 0, 0, 1]])
+POSE = np.array([[0.038, 0.798, -0.601, 0.76], [0.999, -0.03, 0.023, -0.03], [0.0, -0.602, -0.798, 0.62], [0, 0, 0, 1]])
 POSE[:3, 0] /= np.linalg.norm(POSE[:3, 0])
 POSE[:3, 2] = np.cross(POSE[:3, 0], POSE[:3, 1])  # the columns of a rotation, to rounding
 POSE[:3, 2] /= np.linalg.norm(POSE[:3, 2])

@@ -32,7 +32,7 @@ def small(module, **model) -> ml_collections.ConfigDict:
     else:
         c.model.tracks.update(net)
         c.model.readout.update({"width": 8, "condition": 8})
-        c.model.unet.update({"step_dim": 8, "down_dims": (8, 16)})
+        c.model.unet.update({"step_dim": 8, "down_dims": (8,)})
         c.model.diffusion.update({"prediction": "sample", "method": "ddim", "inference_steps": 2})
         c.model.update(model)
     return c
@@ -62,14 +62,14 @@ def change(b: Batch, **fields) -> Batch:
 
 
 def loss(stage, variables, b: Batch, train: bool = False):
-    value, extra = stage.loss(variables, b, jax.random.key(1), train)
+    value, extra = jax.jit(stage.loss, static_argnums=3)(variables, b, jax.random.key(1), train)
     return float(value), {k: float(v) for k, v in extra["metrics"].items()}
 
 
 @pytest.fixture(scope="module")
 def track_stage():
     stage = make_stage(small(tracks))
-    return stage, stage.init(jax.random.key(0), batch())
+    return stage, jax.jit(stage.init)(jax.random.key(0), batch())
 
 
 def test_hidden_and_padded_steps_and_filling_rows_do_not_count(track_stage):
@@ -122,7 +122,7 @@ def test_dropping_occluded_tracks_leaves_them_out_of_cloud_and_loss():
     c = small(tracks)
     c.loss.drop_occluded = True
     stage, b = make_stage(c), batch()
-    variables = stage.init(jax.random.key(0), b)
+    variables = jax.jit(stage.init)(jax.random.key(0), b)
     one = b.tracks["exact/objects"]["front"]
     visible = one.visible.copy()
     visible[:, 4, :6] = False
@@ -158,33 +158,51 @@ def test_actions_there_and_back():
     np.testing.assert_allclose(move_setpoints(actions, np.stack([np.eye(4)] * 3)), actions, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"conditioning": "still"}, {"projected": True}], ids=str)
-def test_the_policy_plans_in_metres_of_the_base(changes):
-    """Moving camera and scene together changes nothing in the base frame; a frozen network gets no gradient."""
-    stage, b = make_stage(small(policy, **changes)), batch()
-    variables = stage.init(jax.random.key(0), b)
-    keys = jax.random.split(jax.random.key(2), 3)
-    plan, aux = stage.plan(variables, b, keys)
+@pytest.fixture(scope="module")
+def policy_variables():
+    return jax.jit(make_stage(small(policy)).init)(jax.random.key(0), batch())
+
+
+def test_the_policy_plans_in_metres_of_the_base(policy_variables):
+    """Moving camera and scene together changes nothing in the base frame."""
+    b, keys = batch(), jax.random.split(jax.random.key(2), 3)
+    make = jax.jit(make_stage(small(policy)).plan)
+    plan, aux = make(policy_variables, b, keys)
     assert plan.shape == (3, STEPS, 10) and aux["tracks"].shape == (3, STEPS + 1, POINTS, 3)
     np.testing.assert_allclose(aux["tracks"][:, 0], b.tracks["exact/objects"]["front"].points[:, 0], atol=1e-5)
     shift = np.eye(4, dtype=np.float32)
     shift[:3, 3] = [0.4, -0.2, 0.1]
     moved = b.replace(cameras={"front": (b.cameras["front"][0], shift @ b.cameras["front"][1])})
     expected = np.asarray(plan) + np.array([0.4, -0.2, 0.1] + [0] * 7)
-    np.testing.assert_allclose(stage.plan(variables, moved, keys)[0], expected, atol=1e-5)
-    grads = jax.grad(lambda v: stage.loss(v, b, jax.random.key(1), True)[0])(variables)
+    np.testing.assert_allclose(make(policy_variables, moved, keys)[0], expected, atol=1e-5)
+
+
+def test_the_frozen_network_gets_no_gradient(policy_variables):
+    stage = make_stage(small(policy))
+    grads = jax.jit(jax.grad(lambda v, b: stage.loss(v, b, jax.random.key(1), True)[0]))(policy_variables, batch())
     assert all(not g.any() for g in jax.tree.leaves(grads["frozen"]))
     assert any(g.any() for g in jax.tree.leaves(grads["params"]["readout"]))
 
 
-def test_tracks_that_stand_still_say_nothing_of_the_network():
-    stage, b = make_stage(small(policy, conditioning="still")), batch()
-    variables = stage.init(jax.random.key(0), b)
+def test_the_2d_ablation_sees_where_points_are_in_the_picture_alone():
+    """Points pushed away along their rays look the same, but for what centre and radius of the cloud still say."""
+    stage, b = make_stage(small(policy, projected=True)), batch()
+    points = b.tracks["exact/objects"]["front"].points[:, 0]
+    shown = stage._project(points[:, None], b, np.zeros((3, 3), np.float32), np.ones(3, np.float32))
+    far = stage._project(1.5 * points[:, None], b, np.zeros((3, 3), np.float32), np.ones(3, np.float32))
+    assert shown.shape == (3, 1, POINTS, 2) and np.abs(shown).max() < 1
+    np.testing.assert_allclose(shown, far, atol=1e-5)
+    shapes = jax.eval_shape(stage.init, jax.random.key(0), b)
+    assert shapes["params"]["readout"]["track"]["kernel"].shape[0] == 2 * STEPS
+
+
+def test_tracks_that_stand_still_say_nothing_of_the_network(policy_variables):
+    variables, b = policy_variables, batch()
     other = {**variables, "frozen": jax.tree.map(lambda x: x + 1.0, variables["frozen"])}
     keys = jax.random.split(jax.random.key(2), 3)
-    np.testing.assert_array_equal(stage.plan(variables, b, keys)[0], stage.plan(other, b, keys)[0])
-    moving = make_stage(small(policy))
-    assert (np.asarray(moving.plan(variables, b, keys)[0]) != np.asarray(moving.plan(other, b, keys)[0])).any()
+    for conditioning, same in (("still", True), ("predicted", False)):
+        plan = jax.jit(make_stage(small(policy, conditioning=conditioning)).plan)
+        assert np.array_equal(plan(variables, b, keys)[0], plan(other, b, keys)[0]) == same
 
 
 @pytest.mark.parametrize(
