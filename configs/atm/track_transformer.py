@@ -8,7 +8,7 @@ Data first (any videos: see docs/tracking.md); a variant's sources are named on 
 
 variant    command's data                    hardware         time           number to expect
 debug      clips, from the synthetic source  2 CPU cores      seconds        none: it shows that everything runs
-cpu        clips, from the synthetic source  2 CPU cores      4-5 minutes    `make demo`: 0.33 of no-motion's error
+cpu        clips, from the synthetic source  2 CPU cores      4-5 minutes    `t2p demo tracks`: 0.33 of no-motion's
 cpu_videos the same, and videos              2 CPU cores      4-5 minutes    depends on the videos
 paper      libero, 450 demos of a suite      4 x A100 (paper) not run        none published for the tracks alone
 released   libero, 450 demos of a suite      4 x A100 (paper) not run        none published for the tracks alone
