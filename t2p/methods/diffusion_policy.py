@@ -75,9 +75,7 @@ class DiffusionPolicyStage(ChunkStage):
         _check(size, crop, views)
         net = make_resnet(m.encoder, "group", dtype)
         condition = len(views) * net.width + SETPOINT
-        unet = ml_collections.ConfigDict({**m.unet, "input_dim": SETPOINT, "global_dim": condition})
-        head_config = ml_collections.ConfigDict({"unet": unet, "diffusion": m.diffusion})
-        head = heads.DiffusionHead.from_config(head_config, (m.steps, SETPOINT), dtype)
+        head = heads.DiffusionHead.from_config(m, (m.steps, SETPOINT), condition, dtype)
         actions = Limits.from_config(config.statistics, "actions")
         state = tuple(Limits.from_config(config.statistics, f"proprio/{key}") for key in STATE)
         return cls(net, head, m.steps, views, size, crop, m.signed_images, actions, state)

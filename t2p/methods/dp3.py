@@ -157,9 +157,7 @@ class Dp3Stage(ChunkStage):
         m, w, dtype = config.model, config.window, jnp.dtype(config.dtype)
         settings = {**m.encoder, "state_widths": tuple(m.encoder.state_widths)}
         encoder = Dp3Encoder(**settings, dtype=dtype)
-        unet = ml_collections.ConfigDict({**m.unet, "input_dim": SETPOINT, "global_dim": condition_width(encoder)})
-        head_config = ml_collections.ConfigDict({"unet": unet, "diffusion": m.diffusion})
-        head = heads.DiffusionHead.from_config(head_config, (m.steps, SETPOINT), dtype)
+        head = heads.DiffusionHead.from_config(m, (m.steps, SETPOINT), condition_width(encoder), dtype)
         coordinates = _coordinates(config)
         return cls(encoder, head, coordinates, m.steps, config.loss.noise, w.view, w.track_set, w.points, w.floor)
 

@@ -44,11 +44,14 @@ class DiffusionHead:
     reduction: str = "sum"
 
     @classmethod
-    def from_config(cls, model: ml_collections.ConfigDict, actions: tuple[int, int], dtype: Any) -> DiffusionHead:
-        """model.unet: settings of ConditionalUnet1D; model.diffusion: as `configure` makes them."""
+    def from_config(
+        cls, model: ml_collections.ConfigDict, actions: tuple[int, int], condition: int, dtype: Any
+    ) -> DiffusionHead:
+        """model.unet, model.diffusion: as `configure` makes them. condition: c."""
         c = dict(model.diffusion)
         schedule = Schedule(steps=c.pop("steps"), prediction=c.pop("prediction"), clip=c.pop("clip"))
         unet: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in model.unet.items()}
+        unet |= {"input_dim": actions[1], "global_dim": condition}
         head = cls(ConditionalUnet1D(**unet, dtype=dtype), schedule, actions, **c)
         head._check()
         return head

@@ -67,12 +67,11 @@ class OpenLoopPolicy:
 
 
 class ChunkStage:
-    """What stages have in common that encode one observation and plan a chunk of setpoints with a diffusion head (DP3,
-    Diffusion Policy). A subclass is a frozen dataclass with `head` and `steps`; `needs` names the fields without which
-    a row does not count, and the three methods at the end are its own."""
+    """What stages have in common that encode one observation and plan a chunk of setpoints with a diffusion head
+    (3PoinTr, DP3, Diffusion Policy). A subclass is a frozen dataclass with `head`; `needs` names the fields without
+    which a row does not count, and the three methods at the end are its own."""
 
     head: DiffusionHead
-    steps: int
     needs: ClassVar[tuple[str, ...]]
 
     def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:

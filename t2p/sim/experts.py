@@ -101,11 +101,15 @@ def advance(
 ) -> None:
     """One policy step of one environment: an action in the world's frame, and physics until it is done."""
     controller.start(model, data, action)
-    controls = controller.arm.controls
     while not controller.done:
-        data.ctrl[controls] = controller.control(model, data)
-        mujoco.mj_step(model, data)
-        judge.substep(model, data)
+        substep(model, data, controller, judge)
+
+
+def substep(model: mujoco.MjModel, data: mujoco.MjData, controller: Controller, judge: Judge) -> None:
+    """One physics step under a controller's commands."""
+    data.ctrl[controller.arm.controls] = controller.control(model, data)
+    mujoco.mj_step(model, data)
+    judge.substep(model, data)
 
 
 def run_expert(task: Task, model: mujoco.MjModel, data: mujoco.MjData, seed: int) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from t2p.geometry.cameras import invert_transform
 from t2p.io import UserError
 from t2p.sim.environment import proprioception, refresh, to_world
-from t2p.sim.experts import scripted_expert
+from t2p.sim.experts import scripted_expert, substep
 from t2p.sim.points import attach, body_ids, cloud, from_camera, to_camera, to_image, visible
 from t2p.sim.render import Frame, Renderer, Size, camera_of
 from t2p.sim.task import Task
@@ -90,9 +90,7 @@ class _Session:
             self._step()
 
     def _step(self) -> None:
-        self.data.ctrl[self.controller.arm.controls] = self.controller.control(self.model, self.data)
-        mujoco.mj_step(self.model, self.data)
-        self.judge.substep(self.model, self.data)
+        substep(self.model, self.data, self.controller, self.judge)
         self.steps += 1
         if self.steps % self.every == 0:
             self._note()

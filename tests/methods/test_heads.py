@@ -127,8 +127,7 @@ def test_a_tiny_head_learns_a_sequence_and_samples_it(given):
 def test_bad_settings_are_named():
     model = ml_collections.ConfigDict()
     configure(model)
-    model.unet.update({"input_dim": NUMBERS, "global_dim": CONDITION})
     for key, value in (("method", "euler"), ("reduction", "median"), ("inference_steps", 101)):
         bad = ml_collections.ConfigDict({"unet": dict(model.unet), "diffusion": {**model.diffusion, key: value}})
         with pytest.raises(UserError, match=rf"model\.diffusion\.{key} is"):
-            DiffusionHead.from_config(bad, (STEPS, NUMBERS), jnp.float32)
+            DiffusionHead.from_config(bad, (STEPS, NUMBERS), CONDITION, jnp.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ from t2p.methods import heads
 from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
 from t2p.methods.clouds import fill_by_repetition
-from t2p.methods.open_loop import SETPOINT, chunk_losses, first_cloud, position_error_mm
-from t2p.methods.rows import counted_rows
+from t2p.methods.open_loop import SETPOINT, ChunkStage, first_cloud
 from t2p.methods.threepointr.actions import from_threepointr_actions, to_threepointr_actions
 from t2p.methods.threepointr.scaling import centre_and_radius, from_threepointr, to_threepointr, to_threepointr_image
 from t2p.methods.threepointr.tracks import NET_BOUNDS, make_net, net_flops, net_settings
@@ -58,11 +57,13 @@ def configure(config: ml_collections.ConfigDict, variant: str = "paper") -> ml_c
 
 
 @dataclass(frozen=True)
-class PolicyStage:
+class PolicyStage(ChunkStage):
     """The frozen track network (variables["frozen"]["tracks"]), the readout of its tracks, the diffusion head.
 
     noise: standard deviation added to the cloud in training. floor: whether the cloud keeps the floor's points when the
     policy acts (in training the track set decides)."""
+
+    needs: ClassVar[tuple[str, ...]] = ("tracks", "actions", "cameras")
 
     net: TrackNet
     readout: Readout
@@ -87,9 +88,7 @@ class PolicyStage:
         width = m.readout.width // m.readout.heads
         attention = resolve_attention(config.attention, config.dtype, jax.default_backend(), width)
         readout = Readout(**m.readout, dtype=dtype, implementation=attention)
-        unet = ml_collections.ConfigDict({**m.unet, "input_dim": SETPOINT, "global_dim": m.readout.condition})
-        head_config = ml_collections.ConfigDict({"unet": unet, "diffusion": m.diffusion})
-        head = heads.DiffusionHead.from_config(head_config, (net.steps, SETPOINT), dtype)
+        head = heads.DiffusionHead.from_config(m, (net.steps, SETPOINT), m.readout.condition, dtype)
         settings = float(m.tracks.radius_quantile), m.conditioning, m.projected, tuple(m.image_size), config.loss.noise
         return cls(net, readout, head, *settings, w.view, w.track_set, w.points, w.floor)
 
@@ -127,23 +126,6 @@ class PolicyStage:
         head = self.head.init(head_rng, jnp.zeros((len(cloud), self.readout.condition)))
         return {"params": {"readout": readout, "head": head}, "batch_stats": {}, "frozen": {"tracks": {"params": net}}}
 
-    def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
-        """Metrics: "outside", the share of action targets beyond [-1, 1], where sampling clips; in validation also
-        "position_mm" of sampled chunks."""
-        noise_rng, head_rng, plan_rng = jax.random.split(rng, 3)
-        cloud = first_cloud(batch, self.track_set, self.view)
-        noise = self.noise * jax.random.normal(noise_rng, cloud.shape) if train else None
-        condition, (centre, radius), _ = self._encode(variables, batch, noise)
-        actions = to_threepointr_actions(batch.actions, self._pose(batch), centre, radius)
-        rows = counted_rows(batch, len(cloud), "tracks", "actions", "cameras")
-        assert batch.action_valid is not None, "the window asks for actions"
-        valid = batch.action_valid & rows[:, None]
-        loss, metrics = chunk_losses(self.head, variables["params"]["head"], condition, actions, valid, head_rng)
-        if not train:
-            planned, _ = self.plan(variables, batch, jax.random.split(plan_rng, len(cloud)))
-            metrics["position_mm"] = position_error_mm(planned, batch.actions, valid)
-        return loss, {"metrics": metrics, "batch_stats": {}}
-
     def predict(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
         """actions: [B, T, 10] setpoints in the base frame; tracks: [B, T + 1, N, 3] as the track network predicts."""
         size = len(first_cloud(batch, self.track_set, self.view))
@@ -153,11 +135,10 @@ class PolicyStage:
 
     def plan(self, variables: Variables, obs: Observation, rngs: jax.Array) -> tuple[Array, dict[str, Array]]:
         """-> setpoints [B, T, 10], {"tracks": [B, T + 1, N, 3] in the camera's frame, metres}. rngs: [B] keys."""
-        condition, (centre, radius), tracks = self._encode(variables, obs, None)
+        condition, frame = self.encode(variables, obs, None)
         actions = self.head.sample(variables["params"]["head"], condition, rngs)
-        return from_threepointr_actions(actions, self._pose(obs), centre, radius), {
-            "tracks": from_threepointr(tracks, centre, radius)
-        }
+        centre, radius, tracks = frame
+        return self.undo(actions, obs, frame), {"tracks": from_threepointr(tracks, centre, radius)}
 
     def flops_per_example(self, batch: Batch) -> float:
         c = 2 if self.projected else 3
@@ -166,23 +147,27 @@ class PolicyStage:
         frozen = net_flops(self.net, n) if self.conditioning == "predicted" else 0.0
         return frozen + 3 * readout + self.head.train_flops(self.readout.condition)
 
-    def _encode(
-        self, variables: Variables, batch: Batch, noise: Array | None
-    ) -> tuple[Array, tuple[Array, Array], Array]:
-        """-> condition [B, c], (centre, radius), tracks [B, T + 1, N, 3] in 3PoinTr's coordinates, the cloud first."""
+    def encode(self, variables: Variables, batch: Batch, rng: jax.Array | None) -> tuple[Array, Any]:
+        """-> condition [B, c], (centre, radius, tracks [B, T + 1, N, 3] in 3PoinTr's coordinates, the cloud first)."""
         cloud = first_cloud(batch, self.track_set, self.view)
         if batch.cloud is not None:
             cloud = fill_by_repetition(cloud, batch.cloud.valid)
         centre, radius = centre_and_radius(cloud, self.radius_quantile)
         seen = to_threepointr(cloud, centre, radius)
-        seen = seen if noise is None else seen + noise
+        seen = seen if rng is None else seen + self.noise * jax.random.normal(rng, seen.shape)
         tracks = jnp.broadcast_to(seen[:, None], (len(seen), self.steps, *seen.shape[1:]))
         if self.conditioning == "predicted":
             frozen = jax.lax.stop_gradient(variables["frozen"]["tracks"]["params"])
             tracks, _ = self.net.apply({"params": frozen}, seen)
         shown = self._project(tracks, batch, centre, radius) if self.projected else tracks
         condition, _ = self.readout.apply({"params": variables["params"]["readout"]}, shown)
-        return condition, (centre, radius), jnp.concatenate([seen[:, None], tracks], axis=1)
+        return condition, (centre, radius, jnp.concatenate([seen[:, None], tracks], axis=1))
+
+    def normalise(self, setpoints: Array, batch: Batch, frame: Any) -> Array:
+        return to_threepointr_actions(setpoints, self._pose(batch), *frame[:2])
+
+    def undo(self, actions: Array, batch: Batch, frame: Any) -> Array:
+        return from_threepointr_actions(actions, self._pose(batch), *frame[:2])
 
     def _project(self, tracks: Array, batch: Batch, centre: Array, radius: Array) -> Array:
         points = from_threepointr(tracks, centre, radius)
