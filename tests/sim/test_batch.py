@@ -22,7 +22,7 @@ from pusher import BREAK, DIE, DIE_ONCE, JAX, RAISE, Push
 
 from t2p.geometry.cameras import invert_transform
 from t2p.io import UserError
-from t2p.sim import workers
+from t2p.sim import share, workers
 from t2p.sim.batch import BatchedSim
 from t2p.sim.environment import Environment, Observe, to_world
 from t2p.sim.experts import scripted_expert
@@ -282,12 +282,23 @@ def test_scripted_setpoints_stack_the_blocks() -> None:
             sim.step(np.zeros((2, 10)))
 
 
-def test_a_task_that_cannot_be_built_leaves_nothing_behind() -> None:
-    before = set(psutil.Process().children()), set(Path("/dev/shm").glob("psm_*"))
+def test_a_task_that_cannot_be_built_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def take(shapes: Any, num_envs: int) -> Any:
+        layout, memory = create(shapes, num_envs)
+        taken.append(layout.name)
+        return layout, memory
+
+    create = share.Layout.create
+    monkeypatch.setattr(share.Layout, "create", staticmethod(take))
+    with BatchedSim(Push(), 1, 1):
+        assert len(taken) == 1 and Path("/dev/shm", taken[0]).exists()
+    before = set(psutil.Process().children())  # the tracker of shared memory stays
     with pytest.raises(UserError, match="unknown renderer 'crayon'"):
         BatchedSim(Push(), 1, 1, Observe(images=("top",)), "crayon")
-    assert set(Path("/dev/shm").glob("psm_*")) <= before[1]
-    assert set(psutil.Process().children()) <= before[0]
+    assert not any(Path("/dev/shm", name).exists() for name in taken)
+    assert set(psutil.Process().children()) <= before
 
 
 ENDLESS = """
