@@ -8,7 +8,6 @@ import signal
 import pytest
 from train_atm import CONFIG as ATM
 
-from t2p import accelerators
 from t2p.cli.config import load_config
 from t2p.cli.main import main
 from t2p.cli.train import parse_seeds
@@ -198,11 +197,3 @@ def test_joining_other_processes_needs_all_three_settings(monkeypatch):
     assert not initialize("", 2, 0)
     assert not initialize("localhost:1", 2, 0)
     assert looks_like_cluster({"SLURM_STEP_NUM_TASKS": "2"}) and not looks_like_cluster({"SLURM_STEP_NUM_TASKS": "1"})
-
-
-def test_accelerators_are_found_by_kind():
-    assert accelerators.lookup("NVIDIA H100 80GB HBM3").bf16 == 989e12
-    assert accelerators.lookup("TPU v5 lite") is accelerators.ACCELERATORS["v5e"]
-    assert accelerators.lookup("cpu") is None
-    kinds = [k for a in accelerators.ACCELERATORS.values() for k in a.kinds]
-    assert len(kinds) == len(set(kinds))
