@@ -118,7 +118,12 @@ class Solution:
 
 
 def inverse(
-    arm: Arm, model: mujoco.MjModel, pose: Pose, start: np.ndarray, iterations: int = IK_ITERATIONS
+    arm: Arm,
+    model: mujoco.MjModel,
+    pose: Pose,
+    start: np.ndarray,
+    iterations: int = IK_ITERATIONS,
+    step: float = IK_STEP,
 ) -> Solution:
     """Damped least squares from `start` [7]: dq = step J^T (J J^T + damping^2 I)^-1 error, within the joints' limits.
 
@@ -126,15 +131,16 @@ def inverse(
     there are no restarts, so that the answer is near the start and the same on every run."""
     position, rotation = pose
     joints = _within(start, arm.limits)
-    jacobian = np.zeros((6, model.nv))
+    jacobian, towards = np.zeros((6, model.nv)), np.empty(6)
     error, iteration = _pose_error(arm, model, joints, position, rotation), 0
     while not _solved(error) and iteration < iterations:
         mujoco.mj_comPos(model, arm.scratch)
         mujoco.mj_jacSite(model, arm.scratch, jacobian[:3], jacobian[3:], arm.tool)
         j = jacobian[:, arm.dofs]
-        near = _within(error, _IK_FAR)
-        move = j.T @ np.linalg.solve(j @ j.T + _IK_DAMPED, near)
-        joints = _within(joints + IK_STEP * move, arm.limits)
+        factor = j @ j.T + _IK_DAMPED
+        mujoco.mju_cholFactor(factor, 0.0)  # np.linalg.solve takes ten times as long
+        mujoco.mju_cholSolve(towards, factor, _within(error, _IK_FAR))
+        joints = _within(joints + step * (j.T @ towards), arm.limits)
         error, iteration = _pose_error(arm, model, joints, position, rotation), iteration + 1
     return Solution(
         joints, _solved(error), iteration, float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
@@ -270,7 +276,8 @@ class SetpointPose:
 # How far the commanded pose may run ahead of the tool: against an obstacle the arm pushes, but no harder with time.
 OSC_LEAD_POSITION, OSC_LEAD_ROTATION = 0.1, 0.6  # m, rad
 OSC_RATE = 0.1  # the joint command covers 93 % of its way within one action of 25 steps
-OSC_PERIOD, OSC_ITERATIONS = 0.05, 50  # s per action (20 Hz); inverse kinematics starts next to its goal
+OSC_PERIOD = 0.05  # s per action: 20 Hz
+OSC_ITERATIONS, OSC_STEP = 20, 1.0  # inverse kinematics starts next to its goal: full steps, some four of them
 
 
 @dataclass
@@ -314,7 +321,7 @@ class OscDelta:
         ahead = _shorten(self.pose[0] + move[:3] - here, OSC_LEAD_POSITION)
         turn = rotation_matrix(move[3:]) @ self.pose[1] @ turned.T
         wanted = here + ahead, rotation_matrix(_shorten(rotation_vector(turn), OSC_LEAD_ROTATION)) @ turned
-        solution = inverse(self.arm, model, wanted, self.joints.goal, OSC_ITERATIONS)
+        solution = inverse(self.arm, model, wanted, self.joints.goal, OSC_ITERATIONS, OSC_STEP)
         self.joints.goal = solution.joints
         self.pose = wanted if solution.converged else forward(self.arm, model, solution.joints)
         if action[6]:

@@ -12,6 +12,7 @@ BOUNDS = {
     "steps": COUNT,
     "batch_size": COUNT,
     "accumulation": COUNT,
+    "dispatch": COUNT,
     "optimizer.learning_rate": POSITIVE,
     "optimizer.warmup_steps": NUMBER,
     "optimizer.warmup_init": NUMBER,
@@ -30,6 +31,8 @@ BOUNDS = {
     "checkpoint.every": COUNT,
     "checkpoint.keep": COUNT,
     "log.every": COUNT,
+    "profile.first": NUMBER,
+    "profile.last": NUMBER,
 }
 
 
@@ -38,3 +41,14 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     check_bounds(config, BOUNDS)
     if config.dtype not in DTYPES:
         raise UserError(f"dtype is {config.dtype!r}; expected one of {', '.join(DTYPES)}")
+    for key, value in {
+        "steps": config.steps,
+        **{f"{k}.every": config[k].every for k in ("eval", "checkpoint", "log")},
+    }.items():
+        if value % config.dispatch:
+            raise UserError(
+                f"{key} is {value}; expected a multiple of dispatch ({config.dispatch}), the steps done at once"
+            )
+    first, last = config.profile.first, config.profile.last
+    if (first, last) != (0, 0) and not 1 <= first <= last:
+        raise UserError(f"profile.first is {first} and profile.last {last}; expected steps with 1 <= first <= last")

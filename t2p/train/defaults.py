@@ -24,6 +24,7 @@ def base_config() -> ml_collections.ConfigDict:
     c.steps = 1000
     c.batch_size = 64  # global, per optimiser step
     c.accumulation = 1  # micro-batches per optimiser step; gradients are averaged
+    c.dispatch = 1  # optimiser steps that the host hands the devices at once; several where a step is short
     c.accelerator = ""  # "cpu", "gpu" or "tpu": required and refused if absent; "" takes what is there
     c.dtype = "float32"  # compute; parameters and coordinates stay float32
     c.remat = False
@@ -66,6 +67,8 @@ def base_config() -> ml_collections.ConfigDict:
 
     c.eval = ml_collections.ConfigDict({"every": 500, "batches": 0})  # 0 batches: the whole validation split
     c.checkpoint = ml_collections.ConfigDict({"every": 500, "keep": 2, "best": "val/loss", "mode": "min"})
+    c.compilation_cache = True  # keep compiled programs in the workdir, for restarts
+    c.profile = ml_collections.ConfigDict({"first": 0, "last": 0})  # steps to trace into the workdir; 0: none
     c.log = ml_collections.ConfigDict({"every": 20, "tensorboard": True, "wandb": ""})  # wandb: project name
     c.init_from = ml_collections.ConfigDict()  # stage name -> {"path", "rules": ((regex, action), ...)}
     return c

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 from tqdm import tqdm
 
@@ -123,6 +124,7 @@ class Pending:
         self._entries: list[tuple[int, dict[str, jax.Array]]] = []
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """metrics: of `step`, or [k] of the k steps that end with it."""
         self._entries.append((step, metrics))
 
     def keep_pace(self) -> None:
@@ -142,12 +144,20 @@ class Pending:
         entries, self._entries = self._entries[:count], self._entries[count:]
         values = jax.device_get([m for _, m in entries])
         for (step, _), metrics in zip(entries, values):
-            for name in sorted(metrics, key=lambda n: (n != "loss", n)):
-                if not math.isfinite(metrics[name]):
-                    raise NonFinite(step, name, float(metrics[name]), last_good)
+            _check_finite(step, metrics, last_good)
         if not entries:
             return 0, {}
-        return entries[-1][0], {k: sum(float(v[k]) for v in values) / len(values) for k in values[0]}
+        return entries[-1][0], {k: float(np.mean([v[k] for v in values], dtype=np.float64)) for k in values[0]}
+
+
+def _check_finite(step: int, metrics: Mapping[str, np.ndarray], last_good: str) -> None:
+    """metrics: numbers of `step`, or [k] of the k steps that end with it."""
+    names = sorted(metrics, key=lambda n: (n != "loss", n))
+    values = np.stack([np.atleast_1d(metrics[n]) for n in names], axis=1)
+    wrong = np.argwhere(~np.isfinite(values))  # ordered by step, then as the names are
+    if len(wrong):
+        row, column = wrong[0]
+        raise NonFinite(step - len(values) + 1 + int(row), names[column], float(values[row, column]), last_good)
 
 
 class Speed:

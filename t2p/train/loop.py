@@ -18,6 +18,7 @@ from etils import epath
 
 from t2p.checkpoint import Checkpoints
 from t2p.io import PathLike, UserError, write_json
+from t2p.train.compilation import kept_programs
 from t2p.train.defaults import check_keys
 from t2p.train.distributed import over_processes
 from t2p.train.evals import Eval
@@ -26,6 +27,7 @@ from t2p.train.goodput import Goodput
 from t2p.train.logging import Log, NonFinite, Pending, Speed, say
 from t2p.train.plan import Plan, make_plan
 from t2p.train.preemption import Preempted, Preemption
+from t2p.train.profiling import Trace
 from t2p.train.resume import begin
 from t2p.train.sharding import table
 from t2p.train.state import TrainState
@@ -45,8 +47,9 @@ def train(config: ml_collections.ConfigDict, workdir: PathLike, evals: Sequence[
         say(plan.first_line())
         c = config.checkpoint
         checkpoints = Checkpoints(workdir, c.keep, c.best, c.mode)
+    keep = kept_programs(workdir, config.compilation_cache)
     try:
-        with jax.set_mesh(plan.mesh), Preemption(checkpoints) as preemption:
+        with jax.set_mesh(plan.mesh), Preemption(checkpoints) as preemption, keep:
             return _train(plan, workdir, (*plan.evals(), *evals), checkpoints, goodput, preemption)
     finally:
         checkpoints.close()
@@ -67,6 +70,8 @@ def _train(
         if jax.process_index() == 0:
             write_json(epath.Path(workdir) / "config.json", plan.meta()["config"])
         say(f"{table(state)}\n{plan.counts()}")
+    if start % config.dispatch:
+        raise UserError(f"{workdir} is at step {start}, which is no multiple of dispatch ({config.dispatch})")
     if start >= config.steps:
         say(f"{workdir} is already at step {start} of {config.steps}: nothing to do")
         return state
@@ -76,15 +81,18 @@ def _train(
         raise Preempted(start)
     goodput.start(start)
     with (
-        Feed(plan.loader(meta["position"]), plan.mesh, config.batch_size) as feed,
+        Feed(plan.loader(meta["position"]), plan.mesh, config.batch_size, group=config.dispatch) as feed,
         Log(workdir, config, start) as log,
+        Trace(workdir, config.profile.first, config.profile.last) as trace,
     ):
         run = _Run(plan, evals, checkpoints, goodput, log, feed, Pending(), _speed(plan, start, goodput), meta)
-        for step in range(start + 1, config.steps + 1):
+        for step in range(start + config.dispatch, config.steps + 1, config.dispatch):
+            trace.before(step)
             batch, position, skipped = run.next_batch()
             with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch)
             run.pending.add(step, metrics)
+            trace.after(step, metrics)
             log.advance(step)
             if step % config.log.every == 0:
                 run.report({"skipped_examples": float(skipped)} if config.data.skip_damaged else {})

@@ -24,13 +24,13 @@ from t2p.methods.base import Stage
 from t2p.methods.registry import make_stage
 from t2p.train.bounds import check_values
 from t2p.train.evals import Eval, validation
-from t2p.train.feed import Batches, to_device
+from t2p.train.feed import Batches, group_of, to_device
 from t2p.train.init_from import held_paths
 from t2p.train.optimizer import make_optimizer
-from t2p.train.sharding import BATCH, check_batch, make_mesh, rows_of_process, state_shardings, with_shardings
+from t2p.train.sharding import batch_spec, check_batch, make_mesh, rows_of_process, state_shardings, with_shardings
 from t2p.train.state import TrainState, flatten, initial_state
 from t2p.train.statistics import with_statistics
-from t2p.train.step import TrainStep
+from t2p.train.step import TrainStep, several
 from t2p.types import ANY_VIEW, Batch, Tracks, WindowSpec
 
 
@@ -57,12 +57,15 @@ class Plan:
         return jax.jit(fresh, out_shardings=shardings, compiler_options=options)()
 
     def compile(self) -> jax.stages.Compiled:
-        """The train step; its first argument is donated."""
+        """config.dispatch train steps on as many batches; the first argument is donated."""
+        group = group_of(self.config.dispatch)
+        sharding = NamedSharding(self.mesh, batch_spec(len(group)))
         batch = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, BATCH)), self.example
+            lambda x: jax.ShapeDtypeStruct((*group, *x.shape), x.dtype, sharding=sharding), self.example
         )
         shardings = jax.tree.map(lambda x: x.sharding, self.state), NamedSharding(self.mesh, PartitionSpec())
-        return jax.jit(self.step, donate_argnums=0, out_shardings=shardings).lower(self.state, batch).compile()
+        step = partial(several, self.step) if group else self.step
+        return jax.jit(step, donate_argnums=0, out_shardings=shardings).lower(self.state, batch).compile()
 
     def loader(self, start: int) -> Batches:
         """Training batches from global position `start` on."""

@@ -23,6 +23,11 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 
 
+def batch_spec(before: int = 0) -> PartitionSpec:
+    """Where batches lie whose rows come after `before` other axes."""
+    return PartitionSpec(*(None,) * before, *BATCH)
+
+
 def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
     """A mesh of all devices with the sizes of config.mesh; one of them may be -1, which takes what is left."""
     sizes = [config.mesh[a] for a in AXES]

@@ -32,6 +32,11 @@ def microbatches(batch: Batch, count: int) -> Batch:
     return jax.tree.map(cut, batch)
 
 
+def several(step: TrainStep, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+    """`step` on each of batches [k, B, ...] in turn -> (state, metrics [k])."""
+    return jax.lax.scan(step, state, batches)
+
+
 @dataclass(frozen=True)
 class TrainStep:
     """step(state, batch) -> (state, metrics): loss, the stage's metrics, grad_norm (before clipping), learning_rate.
