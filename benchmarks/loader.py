@@ -1,19 +1,30 @@
 """Examples per second of the data pipeline with 0, 1 and 2 worker processes, and where the time goes.
 
     python benchmarks/loader.py [--seconds 8] [--batch_size 32] [--workers 0 1 2]
+    python benchmarks/loader.py --official CHECKOUT --official_python OTHER_VENV/bin/python
 
 Writes a dataset of its own (two views of 128 x 128 pixels in JPEG, 1098 tracks per view as ATM stores them) and
 reads two kinds of examples: `atm`, one frame with 32 tracks over 16 steps and the augmentation of ATM, and `clip`, ten
 frames of both views with actions, jitter and shift. One thread's cost of an example is split into reading (records and
 tracks), decoding, augmenting and batching; then the whole loader is timed, first batch and after.
+
+CHECKOUT is a clone of Large-Trajectory-Model/ATM: its dataset (as its config has it: all but pictures in memory, PNG
+pictures, augmentation on the CPU) in PyTorch's DataLoader then reads the same episodes in its own layout, and the CPU
+time of an example is compared, the two taking turns. It needs torch, torchvision, robomimic, h5py and einops in an
+interpreter of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
 
 import grain
 import numpy as np
@@ -116,11 +127,85 @@ def throughput(data, window: WindowSpec, batch_size: int, seconds: float) -> tup
         return first, batches * batch_size / (time.perf_counter() - begin)
 
 
+def write_official(folder: Path) -> None:
+    """The same episodes as ATM's scripts lay them out: HDF5 files, and PNG pictures beside them."""
+    import h5py
+    from PIL import Image
+
+    (folder / "train").mkdir(parents=True)
+    for episode in episodes():
+        pictures = folder / "images" / episode.id
+        pictures.mkdir(parents=True)
+        with h5py.File(folder / "train" / f"{episode.id}.hdf5", "w") as f:
+            for view in VIEWS:
+                tracks = episode.tracks["dis/atm"][view]
+                f[f"root/{view}/video"] = episode.frames[view].transpose(0, 3, 1, 2)[None]
+                f[f"root/{view}/tracks"], f[f"root/{view}/vis"] = tracks.points[None], tracks.visible[None]
+                for number, frame in enumerate(episode.frames[view]):
+                    Image.fromarray(frame).save(pictures / f"{view}_{number}.png")
+            f["root/actions"] = episode.columns["actions"]
+            f["root/task_emb_bert"] = np.zeros(768, np.float32)
+            f.create_group("root/extra_states")
+
+
+# Runs under another interpreter. torchvision's compiled part may not fit a CPU build of torch; nothing here calls it.
+OFFICIAL = """
+import json, sys, time
+import torch
+checkout, folder, batch_size, batches = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+missing = torch.library.Library("torchvision", "DEF")
+for name in ("nms", "qnms"):
+    missing.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+sys.path.insert(0, checkout)
+from atm.dataloader.track_dataloader import ATMPretrainDataset
+data = ATMPretrainDataset(
+    dataset_dir=folder, img_size=128, num_track_ts=16, num_track_ids=32, frame_stack=1, cache_all=True,
+    cache_image=False, aug_prob=0.9,
+)
+loader = iter(torch.utils.data.DataLoader(data, shuffle=True, batch_size=batch_size, num_workers=0))
+next(loader)
+begin = time.process_time()
+for _ in range(batches):
+    next(loader)
+print(json.dumps((time.process_time() - begin) / (batches * batch_size)))
+"""
+
+
+def official_cost(args: argparse.Namespace, folder: Path, batches: int) -> float:
+    """CPU seconds an example takes the original."""
+    given = (args.official, str(folder / "train"), str(args.batch_size), str(batches))
+    command = [args.official_python, "-c", OFFICIAL, *given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command[:2])} ...: {done.stderr.strip()[-800:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def own_cost(data, batch_size: int, batches: int) -> float:
+    """CPU seconds an example takes t2p, all threads counted."""
+    with make_loader(data, WINDOWS["atm"], batch_size=batch_size, seed=0) as loader:
+        for _ in range(5):  # what is read ahead stays the same from here on
+            next(loader)
+        begin = time.process_time()
+        for _ in range(batches):
+            next(loader)
+        return (time.process_time() - begin) / (batches * batch_size)
+
+
+def compare(args: argparse.Namespace, data, folder: Path, batches: int = 40) -> None:
+    write_official(folder)
+    turns = [(official_cost(args, folder, batches), own_cost(data, args.batch_size, batches)) for _ in range(3)]
+    official, own = (1000 * median(t) for t in zip(*turns))
+    print(f"CPU time of an example: official {official:.2f} ms, t2p {own:.2f} ms: {official / own:.1f} times less")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--official", metavar="CHECKOUT", help="a clone of the original, measured on the same data")
+    parser.add_argument("--official_python", default=sys.executable, metavar="PYTHON", help="an interpreter with torch")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         write_shard(directory, "train", 0, episodes(), codec="jpeg")
@@ -137,6 +222,9 @@ def main() -> None:
                 data.workers = workers
                 first, rate = throughput(data, window, args.batch_size, args.seconds)
                 print(f"{name}: workers {workers}: {rate:.0f} examples/s, first batch after {first:.1f} s")
+            if args.official and name == "atm":
+                data.workers = 0
+                compare(args, data, Path(directory) / "official")
 
 
 if __name__ == "__main__":

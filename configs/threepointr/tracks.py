@@ -51,7 +51,7 @@ def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def _gpu20(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c = _paper(c)
-    c.steps = 20_000
+    c.steps, c.dispatch = 20_000, 10
     c.optimizer.update({"name": "adamw", "warmup_steps": 500})
     c.eval.every = c.checkpoint.every = 2000
     return c

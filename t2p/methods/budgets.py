@@ -16,7 +16,7 @@ X0 = "the clean action is predicted instead of the noise (x0 prediction)"
 CPU_DEPARTURES = (
     "points of objects only: the floor is cut off",
     "a small U-Net: two levels of 64 and 128 channels, step embedding 64",
-    "300 steps of 20 demonstrations with 4 noise draws each; AdamW at 1e-3, 20 warm-up steps; averaged weights (0.98)",
+    "200 steps of 20 demonstrations with 4 noise draws each; AdamW at 1e-3, 20 warm-up steps; averaged weights (0.98)",
     "DDIM with 16 steps",
 )
 
@@ -26,7 +26,7 @@ def cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.departures = CPU_DEPARTURES + ((X0,) if c.model.diffusion.prediction == "epsilon" else ())
     c.model.unet.update({**VARIANTS["low_dim"], "step_dim": 64, "down_dims": (64, 128)})
     _sampled(c, steps=100, pad=8, draws=4, prediction="sample", clip=True)
-    c.batch_size, c.steps = 20, 300
+    c.batch_size, c.steps = 20, 200
     c.optimizer.update({"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4, "warmup_steps": 20, "ema": 0.98})
     _every(c, 100)
     return c
@@ -37,6 +37,7 @@ def gpu20(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.model.unet.update(VARIANTS["low_dim"])
     _sampled(c, steps=100, pad=8, draws=1, clip=True)
     c.batch_size, c.steps = 10, 20_000
+    c.dispatch = 10
     c.optimizer.update({"name": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-4, "warmup_steps": 500})
     _every(c, 2000)
     return c
