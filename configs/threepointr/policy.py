@@ -14,9 +14,9 @@ gpu20    one GPU              8 minutes    not run
 paper    one GPU (release)    not run      Block Stack, 20 demonstrations: 90.9 % of 1000 rollouts (paper, Table II)
 
 `paper` has the released code's values (200 k steps for any number of demonstrations). `gpu20` differs in: AdamW with
-500 warm-up steps, 20,000 steps (ten a dispatch), DDIM with 16 steps. `cpu` departs as a trial at this size found it must: the clean
-action instead of the noise is predicted, a U-Net of (64, 128), four noise draws a step, averaged weights, 200 steps,
-DDIM with 16 steps; and as configs/threepointr/tracks.py:cpu does.
+500 warm-up steps, 20,000 steps (ten a dispatch), DDIM with 16 steps. `cpu` departs as a trial at this size found it
+must: the clean action instead of the noise is predicted, a U-Net of (64, 128), four noise draws a step, averaged
+weights, 200 steps, DDIM with 16 steps; and as configs/threepointr/tracks.py:cpu does.
 """
 
 from __future__ import annotations
