@@ -77,6 +77,9 @@ def download(file: File, target: Path, client: Client) -> None:
             _put(partial, note, target, file)
     except OSError as e:  # the network's are dealt with where they arise
         raise UserError(f"{partial} cannot be written ({e.strerror or e}); what came is kept") from e
+    finally:
+        if partial.exists() and not partial.stat().st_size:
+            partial.unlink()
 
 
 def _put(partial: Path, note: Path, target: Path, file: File) -> None:
