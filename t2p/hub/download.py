@@ -71,15 +71,17 @@ def download(file: File, target: Path, client: Client) -> None:
     try:
         with open(partial, "ab") as stream:
             _lock(stream, partial)
-            _transfer(client, file, stream, note)
+            try:
+                _transfer(client, file, stream, note)
+            except Unreachable:
+                if not os.fstat(stream.fileno()).st_size:
+                    partial.unlink()  # nothing came
+                raise
             stream.flush()
             os.fsync(stream.fileno())
             _put(partial, note, target, file)
     except OSError as e:  # the network's are dealt with where they arise
         raise UserError(f"{partial} cannot be written ({e.strerror or e}); what came is kept") from e
-    finally:
-        if partial.exists() and not partial.stat().st_size:
-            partial.unlink()
 
 
 def _put(partial: Path, note: Path, target: Path, file: File) -> None:
