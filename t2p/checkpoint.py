@@ -202,8 +202,8 @@ def load(directory: PathLike, which: str | int = "best") -> tuple[Variables, dic
     """-> ({"params", "batch_stats", "frozen"}, meta) of a workdir or an exported checkpoint, as NumPy arrays.
 
     which: "best" by the metric that the config names (the latest where no checkpoint was evaluated), "latest" or a
-    step. params are the averaged ones where training averaged. Raises DamagedCheckpoint, or UserError where there
-    is no such checkpoint."""
+    step, also as text ("400"). params are the averaged ones where training averaged. Raises DamagedCheckpoint, or
+    UserError where there is no such checkpoint."""
     checkpoints = Checkpoints(directory, read_only=True)
     try:
         step = _choose(checkpoints, which)
@@ -217,8 +217,18 @@ def load(directory: PathLike, which: str | int = "best") -> tuple[Variables, dic
         checkpoints.close()
 
 
+def load_meta(directory: PathLike, which: str | int = "best") -> dict[str, Any]:
+    """What a checkpoint says of itself, as `load` gives it, without reading its arrays."""
+    checkpoints = Checkpoints(directory, read_only=True)
+    try:
+        return checkpoints.meta(_choose(checkpoints, which))
+    finally:
+        checkpoints.close()
+
+
 def _choose(checkpoints: Checkpoints, which: str | int) -> int:
     steps = checkpoints.steps
+    which = int(which) if isinstance(which, str) and which.isdigit() else which
     if not steps:
         raise UserError(f"no finished checkpoint in {checkpoints.directory}")
     if which == "latest":

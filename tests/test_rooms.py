@@ -31,6 +31,7 @@ ALLOWED = {
     "tracking": JAX_BASE | {"models", "convert", "data"},
     "methods": JAX_BASE | {"models", "diffusion"},
     "checkpoint": JAX_BASE,
+    "hub": JAX_BASE | {"methods", "convert", "checkpoint"},
     "train": JAX_BASE | {"methods", "data", "checkpoint", "accelerators"},
     "eval": JAX_BASE | {"methods", "sim", "checkpoint"},
     "parity": ANY,

@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "measure a checkpoint on held-out data and write a report",
     "rollout": "a policy's success on a simulated task, with intervals, films and a report",
     "predict": "draw the motion that a checkpoint predicts for an image and a sentence",
+    "fetch": "published checkpoints and data by name: download, verify, convert",
     "convert": "turn an official checkpoint into a t2p checkpoint",
     "parity": "compare t2p with recorded outputs of the original implementations",
     "demo": "the whole circle: demonstrations, point tracks, policies, success (or: demo tracks)",

@@ -31,6 +31,7 @@ EXAMPLES = {
     "rollout": ("t2p rollout --task tabletop/block_stack --checkpoint runs/policy --episodes 200 --out success",),
     "predict": ('t2p predict --checkpoint runs/mine photo.jpg "push the red square to the left" --out motion.mp4',),
     "convert": ("t2p convert --from atm.track_transformer model_best.ckpt --out checkpoints/atm --text_path bert/",),
+    "fetch": ("t2p fetch", "t2p fetch bert-base-cased"),
     "parity": ("t2p parity my_fixture/",),
     "demo": ("t2p demo", "t2p demo tracks --video mine.mp4"),
 }

@@ -62,7 +62,7 @@ def entries(
 def _entry(
     name: str, seed: int | None, directory: str, which: str, task: str, options: Mapping[str, Any], any_task: bool
 ) -> Entry:
-    variables, meta = checkpoint.load(directory, int(which) if which.isdigit() else which)
+    variables, meta = checkpoint.load(directory, which)
     policy = make_policy(ml_collections.ConfigDict(meta["config"]))
     made = make_task(task, control=policy.action, **options)
     trained = meta.get("tasks", [])

@@ -70,7 +70,7 @@ def base_config() -> ml_collections.ConfigDict:
     c.compilation_cache = True  # keep compiled programs in the workdir, for restarts
     c.profile = ml_collections.ConfigDict({"first": 0, "last": 0})  # steps to trace into the workdir; 0: none
     c.log = ml_collections.ConfigDict({"every": 20, "tensorboard": True, "wandb": ""})  # wandb: project name
-    c.init_from = ml_collections.ConfigDict()  # stage name -> {"path", "rules": ((regex, action), ...)}
+    c.init_from = ml_collections.ConfigDict()  # name -> {"path", "rules": ((regex, action), ...)}, perhaps "statistics"
     return c
 
 
@@ -122,8 +122,9 @@ def check_keys(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"unknown key config.{key}{nearest(key, [*known, *STAGE_KEYS])}")
     entry = {"path", "rules"}
     for name, value in config.init_from.items():
-        if set(value) != entry:
-            raise UserError(f"init_from.{name} has the keys {sorted(value)}; expected {sorted(entry)}")
+        if set(value) not in (entry, entry | {"statistics"}):
+            expected = "['path', 'rules'] and perhaps 'statistics'"
+            raise UserError(f"init_from.{name} has the keys {sorted(value)}; expected {expected}")
     for part in ("sources", "validation"):
         for name, value in config.data[part].items():
             if wrong := sorted(set(value) ^ set(source_config())):

@@ -1,11 +1,13 @@
 """Starting from an earlier checkpoint: which arrays are loaded, which stay fresh, which are held.
 
-    config.init_from.<name> = {"path": DIR, "rules": ((regex, "load" | "fresh" | "freeze"), ...)}
+    config.init_from.<name> = {"path": DIR, "rules": ((regex, "load" | "fresh" | "freeze"), ...), "statistics": bool}
 
 A name that the stage has among its frozen earlier stages fills variables["frozen"][name]; any other name fills the
-stage's own parameters and BatchNorm statistics. Rules are tried in order against an array's whole path within its
-collection; no rules means that all is loaded. "freeze" loads and holds: no gradient, no optimiser slot. Layers that
-the checkpoint keeps apart fill a scanned model (config.scan_layers), and the other way round.
+stage's own parameters and BatchNorm statistics, and also the earlier stages that have no entry, from those that its
+checkpoint was trained on. "statistics": True takes the limits that the stage normalises with from the checkpoint
+(t2p.train.statistics), instead of those of the training data. Rules are tried in order against an array's whole path
+within its collection; no rules means that all is loaded. "freeze" loads and holds: no gradient, no optimiser slot.
+Layers that the checkpoint keeps apart fill a scanned model (config.scan_layers), and the other way round.
 """
 
 from __future__ import annotations
@@ -59,30 +61,42 @@ def _rules(name: str, entry: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 
 def initialise(config: ml_collections.ConfigDict, state: TrainState) -> tuple[TrainState, dict[str, Any], list[Row]]:
     """-> (state with the loaded arrays on the shardings of the fresh ones, where they came from, the table)."""
-    if missing := sorted(set(state.frozen) - set(config.init_from)):
-        raise UserError(f"the stage builds on {missing[0]!r}: name its checkpoint in config.init_from.{missing[0]}")
-    origins, rows = {}, []
+    origins: dict[str, Any] = {}
+    rows: list[Row] = []
+    earlier: dict[str, tuple[Tree, Any]] = {}
     for name, entry in config.init_from.items():
-        source, origins[name] = _source(entry)
+        source, origins[name], built_on = _source(entry)
         if name in state.frozen:
-            filled, table = _fill(name, entry, state.frozen[name], source)
-            state = state.replace(frozen={**state.frozen, name: filled})
+            state, table = _fill_earlier(name, entry, state, source)
         else:
+            earlier |= {k: (source["frozen"][k], built_on.get(k, {})) for k in source.get("frozen", {})}
             own = {"params": state.params, "batch_stats": state.batch_stats}
             filled, table = _fill(name, entry, own, source)
             ema = jax.tree.map(lambda x: x.copy(), filled["params"]) if state.ema else {}
             state = state.replace(params=filled["params"], batch_stats=filled["batch_stats"], ema=ema)
         rows += table
+    for name in sorted(set(state.frozen) - set(config.init_from)):
+        if name not in earlier:
+            raise UserError(f"the stage builds on {name!r}: name its checkpoint in config.init_from.{name}")
+        inherited, origins[name] = earlier[name]
+        state, table = _fill_earlier(name, {"rules": ()}, state, inherited)
+        rows += table
     return state, origins, rows
 
 
-def _source(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """-> (variables, where they are from); an empty path is a source without arrays, for all-fresh rules."""
+def _fill_earlier(name: str, entry: Mapping[str, Any], state: TrainState, source: Tree) -> tuple[TrainState, list[Row]]:
+    filled, table = _fill(name, entry, state.frozen[name], source)
+    return state.replace(frozen={**state.frozen, name: filled}), table
+
+
+def _source(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """-> (variables, where they are from, where its own earlier stages are from); an empty path is a source without
+    arrays, for all-fresh rules."""
     if not entry["path"]:
-        return {}, {"path": ""}
+        return {}, {"path": ""}, {}
     variables, meta = checkpoint.load(entry["path"])
     origin = {k: meta.get(k) for k in ("step", "config", "statistics", "git")}
-    return variables, {"path": str(entry["path"]), **origin}
+    return variables, {"path": str(entry["path"]), **origin}, meta.get("init_from") or {}
 
 
 def _fill(name: str, entry: Mapping[str, Any], target: Tree, source: Tree) -> tuple[dict[str, Any], list[Row]]:

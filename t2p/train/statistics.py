@@ -1,4 +1,5 @@
-"""The statistics that a stage normalises with, from exactly the episodes that it is trained on.
+"""The statistics that a stage normalises with, from exactly the episodes that it is trained on; or, where
+init_from.<name>.statistics says so, from the checkpoint that training starts from.
 
 They become part of the resolved config, and so of every checkpoint."""
 
@@ -6,10 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import ml_collections
 import numpy as np
 
+from t2p import checkpoint
 from t2p.data.mixture import open_dataset, select_episodes
 from t2p.data.statistics import Accumulator
 from t2p.io import UserError
@@ -23,10 +26,23 @@ def with_statistics(config: ml_collections.ConfigDict, blank: bool = False) -> m
     if not empty:
         return config
     filled = copy.deepcopy(config)
+    kept = {} if blank else _kept(config)
     for column in empty:
-        low, high = ((-1.0,), (1.0,)) if blank else _limits(filled, column)
+        low, high = ((-1.0,), (1.0,)) if blank else kept.get(column) or _limits(filled, column)
         filled.statistics[column].update({"min": low, "max": high})
     return filled
+
+
+def _kept(config: ml_collections.ConfigDict) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """{column: (least, greatest)} of the checkpoints in init_from whose statistics are to be kept."""
+    found: dict[str, Any] = {}
+    for name, entry in config.init_from.items():
+        if entry.get("statistics"):
+            theirs = checkpoint.load_meta(entry["path"])["config"].get("statistics") or {}
+            found |= {column: (tuple(s["min"]), tuple(s["max"])) for column, s in theirs.items() if s["min"]}
+            if not found:
+                raise UserError(f"init_from.{name}.statistics: the checkpoint in {entry['path']} holds no statistics")
+    return found
 
 
 def _limits(config: ml_collections.ConfigDict, column: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
