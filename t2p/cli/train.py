@@ -26,7 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
     """Exit codes: 0 done, 1 stopped by a metric that is not finite, 42 saved after SIGTERM; 2 (of every command): what
-    the user gave is wrong or damaged."""
+    the user gave is wrong or damaged, or there is no room for a checkpoint."""
+    from t2p.train.preemption import leave_at_once
+
+    with leave_at_once():
+        return _train(args, rest)
+
+
+def _train(args: argparse.Namespace, rest: list[str]) -> int:
     from absl import logging as absl_logging
 
     from t2p.cli.config import load_config
