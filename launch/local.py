@@ -66,8 +66,9 @@ class Group:
         self.retries, self.grace = retries, grace
         self.starts = 0
         self.started = 0.0  # time.monotonic() of the last start
+        self.history: list[list[int | None]] = []  # the processes' exit codes of every start that is over
         self.code: int | None = None  # of the whole job, once it is over
-        self._environment = dict(os.environ if environment is None else environment)
+        self.environment = dict(os.environ if environment is None else environment)
         self._faults = list(faults)
         self._processes: list[subprocess.Popen] = []
         self._port: socket.socket | None = None
@@ -111,7 +112,7 @@ class Group:
     def _environment_of(self, k: int, port: int) -> dict[str, str]:
         one = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": f"{self.count}"}
         one["JAX_PROCESS_ID"] = f"{k}"
-        env = {name: value for name, value in self._environment.items() if name not in one}
+        env = {name: value for name, value in self.environment.items() if name not in one}
         if self.count > 1:
             env |= one
         if self.devices:
@@ -150,6 +151,7 @@ class Group:
     def _end(self) -> None:
         """All processes are gone."""
         self._sweep()
+        self.history.append(self.codes)
         cause = self._cause or 0
         if (cause == PREEMPTED or cause < 0) and self.starts <= self.retries and not self._stopping:
             print(f"launch.local: start {self.starts + 1} of at most {self.retries + 1}", flush=True)

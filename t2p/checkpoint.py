@@ -15,6 +15,7 @@ import errno
 import math
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -43,7 +44,11 @@ _PACKAGES = ("t2p", "jax", "flax", "optax", "orbax-checkpoint", "mujoco", "numpy
 # What Orbax and TensorStore raise for files that are cut off, missing or not what they should be.
 _READ_ERRORS = (ValueError, OSError, KeyError, TypeError)
 _WRITE_ERRORS = (ValueError, OSError, RuntimeError)  # TensorStore says ValueError, JAX's coordination RuntimeError
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ADVICE = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EFBIG: "raise the limit on a file's size (ulimit -f)",
+}
 
 
 class DamagedCheckpoint(UserError):
@@ -93,11 +98,16 @@ class Checkpoints:
             )
         self._best, self._mode, self._before_save = best, mode, before_save
         self._saving: int | None = None  # step whose writing goes on in the background
+        self._failure: BaseException | None = None  # what went wrong with it
         self.best_step: int | None = None
         self.best_value = math.inf if mode == "min" else -math.inf
         if not read_only:
             _remove_unfinished(self.root)
-        options = ocp.CheckpointManagerOptions(create=not read_only, preservation_policy=_Keep(keep, self))
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only,
+            preservation_policy=_Keep(keep, self),
+            async_options=ocp.AsyncOptions(barrier_sync_fn=self._meet),
+        )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ITEMS} | {"meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.root, options=options, item_handlers=handlers)
         for step in self.steps:
@@ -148,8 +158,17 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises SaveFailed if the save in the background has failed; waits for nothing."""
-        if self._saving is not None and not self._manager.is_saving_in_progress():
+        if self._saving is not None and (self._failure or not self._manager.is_saving_in_progress()):
             self.wait()
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Waits in Orbax's threads for the other processes, but not with an error in hand (Orbax meets in a `finally`):
+        the others are waiting elsewhere, for what failed here, and would not come within these 20 minutes."""
+        if error := sys.exc_info()[1]:
+            self._failure = error
+            raise error
+        if jax.process_count() > 1:
+            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
     def wait(self) -> None:
         """Until all that was saved is on disk; raises SaveFailed if it is not."""
@@ -162,7 +181,8 @@ class Checkpoints:
         """Path of the newest checkpoint that is whole, or "none"; waits for one that is being written."""
         with suppress(SaveFailed):
             self.wait()
-        return str(self.path(self.steps[-1])) if self.steps else "none"
+        steps = ocp.path.step.checkpoint_steps(self.root)  # Orbax counts those out that a save was going to replace
+        return str(self.path(max(steps))) if steps else "none"
 
     @contextmanager
     def _writing(self, path: epath.Path) -> Iterator[None]:
@@ -174,8 +194,7 @@ class Checkpoints:
 
     def failed(self, path: PathLike, error: Exception) -> SaveFailed:
         """What to say when `path` could not be written."""
-        room = no_room(error)
-        why = f"{room}; make room there" if room else f"{type(error).__name__}: {_first_line(error)}"
+        why = no_room(error) or f"{type(error).__name__}: {_first_line(error)}"
         good = self.last_good()
         go_on = "the same command starts again" if good == "none" else "the same command goes on from it"
         return SaveFailed(f"{path} could not be written ({why}); last good checkpoint: {good}; {go_on}")
@@ -399,11 +418,12 @@ def _absolute(path: epath.Path) -> epath.Path:
 
 
 def no_room(error: BaseException | None) -> str:
-    """What the system says where a write failed for want of space (disk, quota, limit on a file's size), else ""."""
+    """What the system says where a write failed for want of space (disk, quota, limit on a file's size), and what to
+    do; else ""."""
     while error is not None:
-        for number in _NO_ROOM:
+        for number, advice in _ADVICE.items():
             if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
-                return os.strerror(number)
+                return f"{os.strerror(number)}; {advice}"
         error = error.__cause__ or error.__context__
     return ""
 
