@@ -4,15 +4,20 @@
 
 variables are {"params", "batch_stats"}; ema (averaged parameters) and optimizer are there when training has them;
 frozen holds the variables of earlier stages, written once, so that a checkpoint stands alone. meta is JSON:
-{"config", "statistics", "shapes", "versions", "git", "step", "position", "metrics", "sums"}. DIR is local or gs://.
+{"schema", "config", "statistics", "shapes", "versions", "git", "step", "position", "metrics", "sums"}. DIR is local or
+gs://.
 A weights-only checkpoint (`export`) has the same layout with one step, 0.
 """
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,15 +35,28 @@ from t2p.io import PathLike, UserError
 Tree = Any
 Variables = dict[str, Any]
 
+# The layout above. Checkpoints from before there was a number have the same one, so they count as 1. A layout that this
+# code cannot read gets the next number; `meta` stays readable as JSON in all of them, so that older code can refuse.
+SCHEMA = 1
 ITEMS = ("variables", "ema", "optimizer")
 LAYER, STACKED = "block_", "blocks"  # names of a model's layers, apart and under nn.scan
 _PACKAGES = ("t2p", "jax", "flax", "optax", "orbax-checkpoint", "mujoco", "numpy")
 # What Orbax and TensorStore raise for files that are cut off, missing or not what they should be.
 _READ_ERRORS = (ValueError, OSError, KeyError, TypeError)
+_WRITE_ERRORS = (ValueError, OSError, RuntimeError)  # TensorStore says ValueError, JAX's coordination RuntimeError
+_ADVICE = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EFBIG: "raise the limit on a file's size (ulimit -f)",
+}
 
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read back as it was written; the message names it."""
+
+
+class SaveFailed(UserError):
+    """A checkpoint could not be written; the message names it, why, and the last good one, which is untouched."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +75,17 @@ class Checkpoints:
     """The checkpoints of one directory. All processes call every method.
 
     keep: so many latest ones stay; best: name of the metric whose best checkpoint stays as well ("" for none);
-    mode: "min" or "max"."""
+    mode: "min" or "max"; before_save: called before each save, may refuse it."""
 
-    def __init__(self, directory: PathLike, keep: int = 1, best: str = "", mode: str = "min", read_only: bool = False):
+    def __init__(
+        self,
+        directory: PathLike,
+        keep: int = 1,
+        best: str = "",
+        mode: str = "min",
+        read_only: bool = False,
+        before_save: Callable[[], None] = lambda: None,
+    ):
         if mode not in ("min", "max"):
             raise UserError(f"checkpoint.mode is {mode!r}; expected min or max")
         if keep < 1:
@@ -70,12 +96,18 @@ class Checkpoints:
             raise UserError(
                 f"no checkpoint in {directory}: expected a folder {self.root.name}/ as training and convert write it"
             )
-        self._best, self._mode = best, mode
+        self._best, self._mode, self._before_save = best, mode, before_save
+        self._saving: int | None = None  # step whose writing goes on in the background
+        self._failure: BaseException | None = None  # what went wrong with it
         self.best_step: int | None = None
         self.best_value = math.inf if mode == "min" else -math.inf
         if not read_only:
             _remove_unfinished(self.root)
-        options = ocp.CheckpointManagerOptions(create=not read_only, preservation_policy=_Keep(keep, self))
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only,
+            preservation_policy=_Keep(keep, self),
+            async_options=ocp.AsyncOptions(barrier_sync_fn=self._meet),
+        )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ITEMS} | {"meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.root, options=options, item_handlers=handlers)
         for step in self.steps:
@@ -83,7 +115,7 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are finished, ascending."""
+        """Steps of the checkpoints that are finished, and of the one that is being written, ascending."""
         return sorted(self._manager.all_steps())
 
     def path(self, step: int) -> epath.Path:
@@ -106,24 +138,79 @@ class Checkpoints:
 
     def save(self, step: int, items: Mapping[str, Tree], meta: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Starts writing {"variables": ..., "ema": ..., "optimizer": ...}; returns once the arrays are copied off the
-        devices. metrics: those of an evaluation at this step, or {}."""
+        devices. metrics: those of an evaluation at this step, or {}. Raises SaveFailed, for the save before as well."""
+        self._before_save()
+        self.wait()
         sums = {name: checksums(tree) for name, tree in items.items()}
-        full = {**meta, "step": step, "metrics": dict(metrics), "sums": sums}
+        full = {**meta, "schema": SCHEMA, "step": step, "metrics": dict(metrics), "sums": sums}
         self._note(step, metrics)
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(full), **args), force=True)
+        with self._writing(self.path(step)):
+            self._manager.save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(full), **args), force=True)
+        self._saving = step
 
     def save_frozen(self, frozen: Tree) -> None:
         """Writes the earlier stages' variables, if there are any and they are not there yet."""
-        if jax.tree.leaves(frozen) and not (self.root / "frozen").is_dir():
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
-                writer.save(self.root / "frozen", args=ocp.args.StandardSave(frozen))
+        path = self.root / "frozen"
+        if jax.tree.leaves(frozen) and not path.is_dir():
+            with self._writing(path), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+                writer.save(path, args=ocp.args.StandardSave(frozen))
+
+    def check(self) -> None:
+        """Raises SaveFailed if the save in the background has failed; waits for nothing."""
+        if self._saving is not None and (self._failure or not self._manager.is_saving_in_progress()):
+            self.wait()
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Waits in Orbax's threads for the other processes, but not with an error in hand (Orbax meets in a `finally`):
+        the others are waiting elsewhere, for what failed here, and would not come within these 20 minutes."""
+        if error := sys.exc_info()[1]:
+            self._failure = error
+            raise error
+        if jax.process_count() > 1:
+            ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+    def wait(self) -> None:
+        """Until all that was saved is on disk; raises SaveFailed if it is not."""
+        step, self._saving = self._saving, None
+        if step is not None:
+            with self._writing(self.path(step)):
+                self._manager.wait_until_finished()
+
+    def last_good(self) -> str:
+        """Path of the newest checkpoint that is whole, or "none"; waits for one that is being written."""
+        with suppress(SaveFailed):
+            self.wait()
+        steps = ocp.path.step.checkpoint_steps(self.root)  # Orbax counts those out that a save was going to replace
+        return str(self.path(max(steps))) if steps else "none"
+
+    @contextmanager
+    def _writing(self, path: epath.Path) -> Iterator[None]:
+        """Turns what goes wrong inside into SaveFailed."""
+        try:
+            yield
+        except _WRITE_ERRORS as e:
+            raise self.failed(path, e) from e
+
+    def failed(self, path: PathLike, error: Exception) -> SaveFailed:
+        """What to say when `path` could not be written."""
+        why = no_room(error) or f"{type(error).__name__}: {_first_line(error)}"
+        good = self.last_good()
+        go_on = "the same command starts again" if good == "none" else "the same command goes on from it"
+        return SaveFailed(f"{path} could not be written ({why}); last good checkpoint: {good}; {go_on}")
 
     def meta(self, step: int) -> dict[str, Any]:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            schema, version = found.get("schema", 1), found.get("versions", {}).get("t2p")
         except _READ_ERRORS as e:
             raise self._damaged(step, e) from e
+        if schema not in range(1, SCHEMA + 1):
+            raise UserError(
+                f"checkpoint {self.path(step)} has schema {schema}, as t2p {version} writes it; this is t2p "
+                f"{_version('t2p')}, which reads up to {SCHEMA}: use t2p {version} or newer (pip install -U t2p)"
+            )
+        return found
 
     def shapes(self, step: int) -> dict[str, Tree]:
         """{item: tree of ShapeDtypeStruct} of what a checkpoint holds."""
@@ -180,16 +267,12 @@ class Checkpoints:
                 self._note(other, self._metrics(other))
         return target
 
-    def reached_preemption(self, step: int) -> bool:
-        """Whether all processes agreed to stop at this step, after one of them got SIGTERM."""
-        return self._manager.reached_preemption(step)
-
-    def wait(self) -> None:
-        """Until all that was saved is on disk."""
-        self._manager.wait_until_finished()
-
     def close(self) -> None:
-        self._manager.close()
+        """Waits for the save in the background; raises SaveFailed if it fails."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def _damaged(self, step: int, error: Exception) -> DamagedCheckpoint:
         return DamagedCheckpoint(
@@ -342,6 +425,17 @@ def _remove_unfinished(root: epath.Path) -> None:
 
 def _absolute(path: epath.Path) -> epath.Path:
     return path if "://" in str(path) else epath.Path(Path(str(path)).absolute())
+
+
+def no_room(error: BaseException | None) -> str:
+    """What the system says where a write failed for want of space (disk, quota, limit on a file's size), and what to
+    do; else ""."""
+    while error is not None:
+        for number, advice in _ADVICE.items():
+            if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+                return f"{os.strerror(number)}; {advice}"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 
 EPILOG = "settings of the config: --config.batch_size=64 --config.optimizer.learning_rate=1e-4 ..."
 
@@ -26,11 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
     """Exit codes: 0 done, 1 stopped by a metric that is not finite, 42 saved after SIGTERM; 2 (of every command): what
-    the user gave is wrong or damaged."""
+    the user gave is wrong or damaged, or a checkpoint could not be written."""
+    from t2p.train.preemption import leave_at_once
+
+    with leave_at_once():
+        return _train(args, rest)
+
+
+def _train(args: argparse.Namespace, rest: list[str]) -> int:
     from absl import logging as absl_logging
 
     from t2p.cli.config import load_config
-    from t2p.train.distributed import initialize
+    from t2p.io import UserError
+    from t2p.train.distributed import initialize, leave
     from t2p.train.logging import NonFinite
     from t2p.train.loop import train
     from t2p.train.preemption import EXIT_CODE, Preempted
@@ -41,19 +50,27 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     seeds = parse_seeds(args.seeds) if args.seeds else []
     if args.skip_damaged:
         config.data.skip_damaged = True
-    initialize(args.coordinator, args.num_processes, args.process_id, args.heartbeat)
+    several = initialize(args.coordinator, args.num_processes, args.process_id, args.heartbeat)
     try:
         if seeds:
             train_seeds(config, args.workdir, seeds)
         else:
             train(config, args.workdir)
+        return 0
     except Preempted as e:
         print(f"t2p train: {e}; the same command goes on from there", file=sys.stderr)
         return EXIT_CODE
     except NonFinite as e:
         print(f"t2p train: {e}", file=sys.stderr)
-        return 1
-    return 0
+        code = 1
+    except Exception as e:
+        if not several:
+            raise
+        code = 2 if isinstance(e, UserError) else 1
+        print(f"t2p train: {e}" if code == 2 else traceback.format_exc(), file=sys.stderr)
+    if several:
+        leave(code)
+    return code
 
 
 def parse_seeds(text: str) -> list[int]:

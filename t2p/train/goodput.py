@@ -71,6 +71,12 @@ class Goodput:
         goodput = max(totals["step"] - wasted, 0.0) / total
         return {"goodput": goodput, "restarts": float(len(runs) - 1), "lost_steps": float(lost), **shares}
 
+    def describe(self, step: int) -> str:
+        """The summary in a line."""
+        found = self.summary(step)
+        shares = ", ".join(f"{k.removeprefix('share_')} {v:.0%}" for k, v in found.items() if k.startswith("share_"))
+        return f"goodput {found['goodput']:.0%} ({shares}), {found['restarts']:.0f} restarts"
+
     def _write(self, event: dict[str, Any]) -> None:
         if self._path is None:
             return

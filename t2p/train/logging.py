@@ -8,8 +8,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +22,8 @@ from tqdm import tqdm
 from t2p import accelerators
 from t2p.io import PathLike, UserError, is_remote, read_json_lines, write_bytes
 from t2p.train.goodput import append
+
+_FLUSH = 30.0  # seconds
 
 
 class NonFinite(ArithmeticError):
@@ -53,9 +55,7 @@ class Log:
             return
         _forget_after(self._path, start)
         if config.log.tensorboard and not is_remote(workdir):
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(epath.Path(workdir) / "tensorboard"), purge_step=start)
+            self._board = _Board(epath.Path(workdir) / "tensorboard", start)
         elif config.log.tensorboard:
             say(f"no TensorBoard files in {workdir}, which is not a local folder; metrics.jsonl has the same numbers")
         if config.log.wandb:
@@ -66,8 +66,8 @@ class Log:
             return
         finite = {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
         append(self._path, json.dumps({"step": step, **finite}) + "\n")
-        for name, value in metrics.items() if self._board else ():
-            self._board.add_scalar(name, value, step)
+        if self._board:
+            self._board.add(step, metrics)
         if self._wandb:
             self._wandb.log(dict(metrics), step=step)
 
@@ -82,11 +82,39 @@ class Log:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
-        if self._board:
-            self._board.close()
+        with suppress(*([OSError] if error else [])):  # a full disk is told by what failed first
+            if self._board:
+                self._board.close()
         if self._wandb:
             self._wandb.finish()
         self._closing.close()
+
+
+class _Board:
+    """TensorBoard's file, written here: tensorboardX's SummaryWriter has a thread that dies of a full disk and then
+    blocks whoever logs."""
+
+    def __init__(self, folder: epath.Path, start: int):
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+
+        self._event, self._scalar = event_pb2.Event, summary.scalar
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = event_file_writer.EventsWriter(str(folder / "events"))
+        self._flushed = time.monotonic()
+        again = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # what comes after `start` is forgotten
+        self._file.write_event(self._event(step=start, session_log=again))
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        now = time.time()
+        for name, value in metrics.items():
+            self._file.write_event(self._event(step=step, wall_time=now, summary=self._scalar(name, value)))
+        if time.monotonic() - self._flushed > _FLUSH:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _start_wandb(workdir: PathLike, config: ml_collections.ConfigDict, closing: ExitStack) -> Any:
@@ -136,7 +164,7 @@ class Pending:
         """The last step's metrics: ready when the devices have nothing left to do."""
         return self._entries[-1][1] if self._entries else ()
 
-    def fetch(self, last_good: str, all_steps: bool = False) -> tuple[int, dict[str, float]]:
+    def fetch(self, last_good: Callable[[], str], all_steps: bool = False) -> tuple[int, dict[str, float]]:
         """-> (newest step fetched, mean of each metric over the steps fetched); (0, {}) if there are none.
 
         all_steps: also the last one. Raises NonFinite for the first step and metric that is not finite."""
@@ -150,14 +178,14 @@ class Pending:
         return entries[-1][0], {k: float(np.mean([v[k] for v in values], dtype=np.float64)) for k in values[0]}
 
 
-def _check_finite(step: int, metrics: Mapping[str, np.ndarray], last_good: str) -> None:
+def _check_finite(step: int, metrics: Mapping[str, np.ndarray], last_good: Callable[[], str]) -> None:
     """metrics: numbers of `step`, or [k] of the k steps that end with it."""
     names = sorted(metrics, key=lambda n: (n != "loss", n))
     values = np.stack([np.atleast_1d(metrics[n]) for n in names], axis=1)
     wrong = np.argwhere(~np.isfinite(values))  # ordered by step, then as the names are
     if len(wrong):
         row, column = wrong[0]
-        raise NonFinite(step - len(values) + 1 + int(row), names[column], float(values[row, column]), last_good)
+        raise NonFinite(step - len(values) + 1 + int(row), names[column], float(values[row, column]), last_good())
 
 
 class Speed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 import ml_collections
 from etils import epath
 
-from t2p.checkpoint import Checkpoints
+from t2p.checkpoint import Checkpoints, no_room
 from t2p.io import PathLike, UserError, write_json
 from t2p.train.compilation import kept_programs
 from t2p.train.defaults import check_keys
@@ -24,6 +25,7 @@ from t2p.train.distributed import over_processes
 from t2p.train.evals import Eval
 from t2p.train.feed import Feed
 from t2p.train.goodput import Goodput
+from t2p.train.lock import hold
 from t2p.train.logging import Log, NonFinite, Pending, Speed, say
 from t2p.train.plan import Plan, make_plan
 from t2p.train.preemption import Preempted, Preemption
@@ -39,20 +41,27 @@ def train(config: ml_collections.ConfigDict, workdir: PathLike, evals: Sequence[
     """Trains config.stage to config.steps in `workdir`, from its last checkpoint if it has one.
 
     evals run besides the standard validation. Raises UserError for a config that does not fit, NonFinite when a
-    metric is NaN or infinite, Preempted after SIGTERM, DamagedCheckpoint when no checkpoint of the workdir is whole."""
+    metric is NaN or infinite, Preempted after SIGTERM, DamagedCheckpoint when no checkpoint of the workdir is whole,
+    SaveFailed when one could not be written, UserError when another job trains in the workdir."""
     check_keys(config)
     goodput = Goodput(epath.Path(workdir) / "events.jsonl" if jax.process_index() == 0 else None)
     with goodput.section("init"):
         plan = make_plan(config)
         say(plan.first_line())
-        c = config.checkpoint
-        checkpoints = Checkpoints(workdir, c.keep, c.best, c.mode)
-    keep = kept_programs(workdir, config.compilation_cache)
-    try:
-        with jax.set_mesh(plan.mesh), Preemption(checkpoints) as preemption, keep:
+    c = config.checkpoint
+    with (
+        Preemption() as preemption,
+        hold(workdir) as still_ours,
+        closing(Checkpoints(workdir, c.keep, c.best, c.mode, before_save=still_ours)) as checkpoints,
+        jax.set_mesh(plan.mesh),
+        kept_programs(workdir, config.compilation_cache),
+    ):
+        try:
             return _train(plan, workdir, (*plan.evals(), *evals), checkpoints, goodput, preemption)
-    finally:
-        checkpoints.close()
+        except OSError as e:  # of a log or the config: checkpoints have their own words
+            if no_room(e):
+                raise checkpoints.failed(workdir, e) from e
+            raise
 
 
 def _train(
@@ -70,8 +79,6 @@ def _train(
         if jax.process_index() == 0:
             write_json(epath.Path(workdir) / "config.json", plan.meta()["config"])
         say(f"{table(state)}\n{plan.counts()}")
-    if start % config.dispatch:
-        raise UserError(f"{workdir} is at step {start}, which is no multiple of dispatch ({config.dispatch})")
     if start >= config.steps:
         say(f"{workdir} is already at step {start} of {config.steps}: nothing to do")
         return state
@@ -88,6 +95,7 @@ def _train(
         run = _Run(plan, evals, checkpoints, goodput, log, feed, Pending(), _speed(plan, start, goodput), meta)
         for step in range(start + config.dispatch, config.steps + 1, config.dispatch):
             trace.before(step)
+            checkpoints.check()
             batch, position, skipped = run.next_batch()
             with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch)
@@ -134,13 +142,9 @@ class _Run:
         self.goodput.add("data", self.feed.waited - before)
         return item
 
-    def last_good(self) -> str:
-        steps = self.checkpoints.steps
-        return str(self.checkpoints.path(steps[-1])) if steps else "none"
-
     def report(self, more: dict[str, float], all_steps: bool = False) -> None:
         """Reads and writes the metrics of the steps that are done; stops the run if one is not finite."""
-        step, means = self.pending.fetch(self.last_good(), all_steps)
+        step, means = self.pending.fetch(self.checkpoints.last_good, all_steps)
         if not means:
             return
         seconds = self.goodput.seconds()
@@ -174,7 +178,7 @@ class _Run:
         owner = best.partition("/")[0]
         for name, value in found.items():
             if (name == best or name.startswith("val/")) and not math.isfinite(value):
-                raise NonFinite(step, name, value, self.last_good())
+                raise NonFinite(step, name, value, self.checkpoints.last_good())
         if best not in found and any(k.startswith(f"{owner}/") for k in found):
             raise UserError(f"checkpoint.best is {best!r}; the evaluation gives {', '.join(found)}")
 
@@ -193,6 +197,4 @@ class _Run:
         if self.plan.config.data.skip_damaged:
             count, validation = over_processes(skipped), found.get("val/skipped_examples", 0.0)
             say(f"skipped as damaged in this run: {count} examples; in the last validation: {validation:.0f}")
-        summary = self.goodput.summary(step)
-        shares = ", ".join(f"{k.removeprefix('share_')} {v:.0%}" for k, v in summary.items() if k.startswith("share_"))
-        say(f"done: step {step}, goodput {summary['goodput']:.0%} ({shares}), {summary['restarts']:.0f} restarts")
+        say(f"done: step {step}, {self.goodput.describe(step)}")

@@ -1,15 +1,17 @@
-"""SIGTERM: save and leave, so that the scheduler's restart goes on from here."""
+"""SIGTERM: save and leave, so that the scheduler's restart goes on from here.
+
+Light to import: the command line takes hold of SIGTERM before it imports anything slow."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
-
-import jax
-
-from t2p.checkpoint import Checkpoints
 
 EXIT_CODE = 42  # launchers start such a job again
 
@@ -22,30 +24,63 @@ class Preempted(Exception):
         self.step = step
 
 
+@contextmanager
+def leave_at_once() -> Iterator[None]:
+    """Inside, SIGTERM ends the process with EXIT_CODE: for the time before and after training, when there is nothing
+    to save. It leaves like kill -9, which no library can catch or hold up."""
+
+    def leave(number: int, frame: Any) -> None:
+        print("stopped by SIGTERM outside of training", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(EXIT_CODE)
+
+    with _handler(leave):
+        yield
+
+
+@contextmanager
+def _handler(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handles SIGTERM inside; only in the main thread, where Python allows it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 class Preemption:
     """Whether to stop after this step: all processes answer alike.
 
-    Entered before a run restores and compiles, which take long, so that a signal then is not lost. With
-    jax.distributed the processes agree on a step that is a few ahead; a single process stops at once. (Its handler is
-    installed only in the main thread, where Python allows it.)"""
+    Entered before a run restores and compiles, which take long, and left when its last checkpoint is written, so that
+    no signal between is lost or cuts a save short. With jax.distributed, which has its own handler, the processes
+    agree on a step that is a few ahead; a single process stops at once."""
 
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
+    def __init__(self) -> None:
+        import jax
+
         self._seen = False
         self._shared = jax.distributed.is_initialized()
-        self._previous: Any = None
+        self._handler = _handler(self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
         self._seen = True
 
     def requested(self, step: int) -> bool:
-        return self._checkpoints.reached_preemption(step) if self._shared else self._seen
+        """All processes ask after every step."""
+        if not self._shared:
+            return self._seen
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
 
     def __enter__(self) -> Preemption:
-        if not self._shared and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._handle)
+        if not self._shared:
+            self._handler.__enter__()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        if not self._shared:
+            self._handler.__exit__(kind, error, trace)

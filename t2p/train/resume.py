@@ -59,6 +59,10 @@ def _restore(
 
 def _read(plan: Plan, checkpoints: Checkpoints, step: int) -> tuple[TrainState, dict[str, Any]]:
     meta, found, want = checkpoints.meta(step), checkpoints.shapes(step), plan.state
+    if step % plan.config.dispatch:
+        raise UserError(
+            f"{checkpoints.path(step)} is at no multiple of dispatch ({plan.config.dispatch}): use 1, or a divisor of {step}"
+        )
     if "optimizer" not in found:
         raise UserError(f"{checkpoints.path(step)} holds weights only; start from it with init_from, in a new workdir")
     targets = {

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch.local import Group
 from t2p import checkpoint
 from t2p.train.loop import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 import train_fakes
 from train_atm import write_clips
+from train_jobs import FAST, environment, said, steps_of, wait_for
 
 WORKER = Path(__file__).with_name("train_worker.py")
-FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # to compile
 COMMON = {
     "steps": 6,
     "batch_size": 16,
@@ -42,48 +39,22 @@ def fake_data():
     train_fakes.uninstall(before)
 
 
-def launch(
+def worker(
     folder: Path, runs: list[dict], processes: int = 1, devices: int = 8, data: str | None = None, flags: str = FAST
-) -> list[subprocess.Popen]:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
+) -> Group:
+    """The runs in turn, by one group of processes."""
     folder.mkdir(exist_ok=True)
     runs = [{"out": None, "sleep": 0.0, **r} for r in runs]
-    job = {"port": port, "processes": processes, "devices": devices, "data": data, "runs": runs}
-    (folder / "job.json").write_text(json.dumps(job))
-    started = []
-    for process in range(processes):
-        out = open(folder / f"log-{process}.txt", "w")  # noqa: SIM115 (the process keeps it)
-        command = [sys.executable, str(WORKER), str(folder / "job.json"), str(process)]
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "T2P_", "XLA_"))}
-        env["XLA_FLAGS"] = flags
-        started.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env))
-        out.close()
-    return started
+    (folder / "job.json").write_text(json.dumps({"data": data, "runs": runs}))
+    command = [sys.executable, str(WORKER), str(folder / "job.json")]
+    return Group(command, processes, folder, devices=devices, environment=environment(flags)).start()
 
 
-def finish(folder: Path, started: list[subprocess.Popen], expected: int = 0) -> None:
-    try:
-        codes = [p.wait(timeout=240) for p in started]
-    finally:
-        for p in started:
-            p.kill()
-    logs = "".join((folder / f"log-{i}.txt").read_text() for i in range(len(started)))
-    assert codes == [expected] * len(started), logs
-
-
-def wait_for(condition, started: list[subprocess.Popen], seconds: float = 240.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "too slow"
-        assert all(p.poll() is None for p in started), "a process ended early"
-        time.sleep(0.1)
-
-
-def steps_of(workdir: Path) -> list[int]:
-    folder = workdir / "checkpoints"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+def finish(group: Group, expected: int = 0) -> None:
+    """Each process must end with `expected`."""
+    with group:
+        group.wait(timeout=240)
+    assert group.codes == [expected] * group.count, said(group)
 
 
 def assert_close(a: Path, b: Path, tolerance: float) -> None:
@@ -112,14 +83,10 @@ def test_two_processes_train_as_one(stage, tmp_path):
         {"workdir": str(pair), "config": split, "out": str(tmp_path / "pair.npz")},
         {"workdir": str(endless), "config": forever, "sleep": 0.02},
     ]
-    both = launch(tmp_path / "two", runs, processes=2, devices=4, data=data)
-    try:
-        wait_for(lambda: (endless / "metrics.jsonl").exists(), both)
-        both[0].send_signal(signal.SIGTERM)
-        finish(tmp_path / "two", both, expected=42)
-    finally:
-        for p in both:
-            p.kill()
+    with worker(tmp_path / "two", runs, processes=2, devices=4, data=data) as both:
+        wait_for((endless / "metrics.jsonl").exists, both)
+        both.terminate(0)
+        finish(both, expected=42)
     (stopped_at,) = steps_of(endless)
     assert checkpoint.load(endless, "latest")[1]["position"] == stopped_at > 0
 
@@ -129,9 +96,9 @@ def test_two_processes_train_as_one(stage, tmp_path):
         {"workdir": str(single), "config": common, "out": str(tmp_path / "single.npz")},
         {"workdir": str(moved), "config": {**common, "mesh__fsdp": 8}, "out": str(tmp_path / "moved.npz")},
     ]
-    finish(tmp_path / "one", launch(tmp_path / "one", runs, data=data))
-    assert f"resuming from {moved}/checkpoints/4" in (tmp_path / "one/log-0.txt").read_text()
-    assert "None, fsdp" in (tmp_path / "two/log-0.txt").read_text()
+    finish(one := worker(tmp_path / "one", runs, data=data))
+    assert f"resuming from {moved}/checkpoints/4" in said(one)
+    assert "None, fsdp" in both.logs[0].read_text()
     assert_close(tmp_path / "pair.npz", tmp_path / "single.npz", 1e-5)
     assert_close(tmp_path / "moved.npz", tmp_path / "single.npz", 1e-5)
     a, b = losses(pair), losses(single)
@@ -144,15 +111,12 @@ def test_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, capsys, fa
     """kill -9 at some moment; what is trained after the restart equals an undisturbed run bit for bit."""
     config = {**COMMON, "steps": 40, "checkpoint__every": 3, "eval__every": 100}
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    victims = launch(
-        tmp_path / "victim", [{"workdir": str(killed), "config": config, "sleep": 0.1}], devices=1, flags=""
-    )
-    try:
-        wait_for(lambda: any(s >= 6 for s in steps_of(killed)), victims)
+    run = {"workdir": str(killed), "config": config, "sleep": 0.1}
+    with worker(tmp_path / "victim", [run], devices=1, flags="") as victim:
+        wait_for(lambda: any(s >= 6 for s in steps_of(killed)), victim)
         time.sleep(0.15)
-    finally:
-        victims[0].kill()
-        victims[0].wait()
+        victim.kill(0)
+        assert victim.wait(timeout=10) == 128 + 9
     assert max(steps_of(killed)) < 40
     for workdir in (killed, undisturbed):
         state = train(train_fakes.fake_config(**config), workdir)

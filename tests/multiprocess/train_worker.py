@@ -1,14 +1,14 @@
-"""One process of a group that trains: python train_worker.py JOB.json PROCESS_ID
+"""One process of a group that trains several runs in turn: python train_worker.py JOB.json
 
-JOB.json: {"port", "processes", "devices" of each, "data", "runs": [{"workdir", "config" changes, "out" or null,
-"sleep"}]}. The stage is ATM's on the dataset `data`, or the fake one where `data` is null; then `sleep` seconds pass
-before every batch. A run's final variables are written to `out` by process 0. The exit code is 42 where training was
-preempted.
+JOB.json: {"data", "runs": [{"workdir", "config" changes, "out" or null, "sleep"}]}. The stage is ATM's on the dataset
+`data`, or the fake one where `data` is null; then `sleep` seconds pass before every batch. A run's final variables are
+written to `out` by process 0. The exit code is 42 where training was preempted.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,15 +16,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
 
 
-def main(job: dict, process: int) -> int:
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", job["devices"])
+def main(job: dict) -> int:
     from t2p.train.distributed import initialize
 
-    if job["processes"] > 1:
-        initialize(f"localhost:{job['port']}", job["processes"], process, heartbeat=30)
+    initialize(heartbeat=30)
     import numpy as np
     import train_atm
     import train_fakes
@@ -44,11 +39,11 @@ def main(job: dict, process: int) -> int:
         except Preempted:
             return EXIT_CODE
         arrays = train_fakes.numpy_variables(state)
-        if run["out"] and process == 0:
+        if run["out"] and os.environ.get("JAX_PROCESS_ID", "0") == "0":
             np.savez(run["out"], **arrays)
         train_fakes.FakeLoader.__next__ = read
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])))
+    sys.exit(main(json.loads(Path(sys.argv[1]).read_text())))

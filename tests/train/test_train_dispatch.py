@@ -71,7 +71,7 @@ def test_what_does_not_come_out_even_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"eval.every is 4; expected a multiple of dispatch \(3\)"):
         train(config(dispatch=3, steps=9), tmp_path)
     train(config(steps=2), tmp_path)
-    with pytest.raises(UserError, match=r"at step 2, which is no multiple of dispatch \(4\)"):
+    with pytest.raises(UserError, match=r"checkpoints/2 is at no multiple of dispatch \(4\)"):
         train(config(dispatch=4, log__every=4), tmp_path)
 
 

@@ -25,10 +25,13 @@ WIDTH = 8
 
 class Net(nn.Module):
     dropout: float
+    width: int = 16
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = nn.Dense(16, use_bias=False, name="encoder")(x)  # BatchNorm follows: a bias would learn from rounding
+        x = nn.Dense(self.width, use_bias=False, name="encoder")(
+            x
+        )  # BatchNorm follows: a bias would learn from rounding
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
         return nn.Dense(2, name="head")(x)
@@ -63,7 +66,7 @@ class FakeStage:
         return loss, {"metrics": {"mean_index": batch.index.mean(dtype=jnp.float32)}, "batch_stats": stats}
 
     def flops_per_example(self, batch):
-        return 6.0 * (WIDTH * 16 + 16 * 2)
+        return 6.0 * self.model.width * (WIDTH + 2)
 
 
 def rows(seed: int, indices: np.ndarray) -> Batch:
@@ -108,7 +111,7 @@ def example_batch(data, window, batch_size, text=None):
 
 
 def make_fake_stage(config: ml_collections.ConfigDict) -> FakeStage:
-    return FakeStage(Net(config.model.dropout), config.model.earlier, config.model.explode_at)
+    return FakeStage(Net(config.model.dropout, config.model.width), config.model.earlier, config.model.explode_at)
 
 
 def install() -> None:
@@ -136,7 +139,7 @@ def fake_config(**changes) -> ml_collections.ConfigDict:
     c = base_config()
     c.stage = "fake"
     c.steps, c.batch_size = 8, 16
-    c.model = ml_collections.ConfigDict({"dropout": 0.3, "earlier": False, "explode_at": -1})
+    c.model = ml_collections.ConfigDict({"dropout": 0.3, "width": 16, "earlier": False, "explode_at": -1})
     c.data.validation.fake = source_config("fake")
     c.optimizer.learning_rate = 1e-2
     c.fsdp_min_bytes = 0
