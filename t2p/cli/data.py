@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from t2p.cli.options import source_options
@@ -18,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("directory", metavar="DIR")
     show = commands.add_parser("show", allow_abbrev=False, help="print contents, cameras and track sets; draw samples")
     show.add_argument("directory", metavar="DIR")
-    show.add_argument("--out", metavar="FILE.png", help="draw sample frames with their tracks")
+    show.add_argument(
+        "--out",
+        metavar="FILE",
+        help=".png: sample frames with their tracks; .rrd: whole episodes, for the Rerun viewer",
+    )
     show.add_argument("--split", help="the split to draw (default: the first)")
     show.add_argument("--tracks", metavar="SET", help="the track set to draw (default: each episode's first)")
     show.add_argument("--samples", type=int, default=6, metavar="N", help="episodes to draw (default: 6)")
@@ -83,8 +88,10 @@ def _show(args: argparse.Namespace) -> int:
     datasets = {split: Dataset(args.directory, split) for split in splits}
     print(describe(args.directory, datasets))
     if args.out:
-        if args.samples < 1 or not args.out.lower().endswith(".png"):
-            raise UserError(f"--samples {args.samples} --out {args.out}: expected at least one sample and a .png file")
+        if args.samples < 1 or not args.out.lower().endswith((".png", ".rrd")):
+            raise UserError(
+                f"--samples {args.samples} --out {args.out}: expected at least one sample and a .png or .rrd file"
+            )
         chosen = args.split or next(iter(datasets), None)
         if chosen not in datasets:
             raise UserError(f"{args.directory} has no split {chosen!r}; it has {', '.join(splits) or 'none'}")
@@ -93,12 +100,23 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _draw(dataset: Any, args: argparse.Namespace) -> None:
-    from t2p.data.samples import samples
+    from t2p.data.samples import chosen, samples
     from t2p.eval.overlay import contact_sheet, write_image
+    from t2p.eval.rerun_file import write_episodes
 
+    if args.out.lower().endswith(".rrd"):
+        numbers = chosen(dataset, args.samples, args.seed, args.tracks)
+        write_episodes(args.out, (_with_tracks(dataset.read(e), args.tracks) for e in numbers))
+        print(f"wrote {args.out}: rerun {args.out} shows it")
+        return
     labels, looks = zip(*samples(dataset, args.samples, args.seed, args.tracks))
     write_image(args.out, contact_sheet([[_picture(look) for look in row] for row in looks], labels))
     print(f"drew {args.out}")
+
+
+def _with_tracks(episode: Any, name: str | None) -> Any:
+    """An episode with one of its track sets, or all."""
+    return episode if name is None else replace(episode, tracks={name: episode.tracks[name]})
 
 
 def _picture(look: Any) -> Any:

@@ -23,7 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="points in units of the picture's width and height, 0,0 top left to 1,1 bottom right (default: a grid)",
     )
     parser.add_argument("--grid", type=int, default=12, help="side of the default grid of points (default: 12)")
-    parser.add_argument("--out", default="prediction.png", metavar="FILE", help=".png: a still; .mp4: a clip")
+    parser.add_argument(
+        "--out",
+        default="prediction.png",
+        metavar="FILE",
+        help=".png: a still; .mp4: a clip; .rrd: for the Rerun viewer",
+    )
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
@@ -33,7 +38,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     _check_out(args.out)
     picture = read_image(args.image)
     tracks = predict(args.checkpoint, args.which, picture, args.sentence, points, args.text_path)
-    _draw(args.out, picture, tracks)
+    _draw(args.out, picture, tracks, args.sentence)
     moved = np.linalg.norm((tracks[-1] - tracks[0]) * [picture.shape[1], picture.shape[0]], axis=-1)
     print(f"{len(points)} points, {len(tracks)} steps; largest motion {moved.max():.1f} px of {args.image}")
     print(f"drawn: {args.out}")
@@ -42,8 +47,12 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _check_out(out: str) -> None:
     """Before the prediction is made, which takes a while."""
-    if Path(out).suffix not in (".png", ".mp4"):
-        raise UserError(f"--out is {out!r}; expected a file that ends in .png or .mp4")
+    from t2p.eval.rerun_file import package
+
+    if Path(out).suffix not in (".png", ".mp4", ".rrd"):
+        raise UserError(f"--out is {out!r}; expected a file that ends in .png, .mp4 or .rrd")
+    if out.endswith(".rrd"):
+        package(out)
     if not is_remote(out) and not Path(out).parent.is_dir():
         raise UserError(f"--out is {out!r}, but there is no folder {str(Path(out).parent)!r}; make it first")
 
@@ -96,9 +105,13 @@ def predict(
     return np.asarray(predicted_points(restored.stage)(restored.variables, batch))[0]
 
 
-def _draw(out: str, picture: np.ndarray, tracks: np.ndarray) -> None:
+def _draw(out: str, picture: np.ndarray, tracks: np.ndarray, sentence: str) -> None:
     from t2p.eval.overlay import draw_tracks, write_image, write_video
+    from t2p.eval.rerun_file import write_prediction
 
+    if out.endswith(".rrd"):
+        write_prediction(out, picture, tracks, sentence)
+        return
     frames = np.repeat(picture[None], len(tracks), axis=0)
     drawn = draw_tracks(frames, tracks, np.ones(tracks.shape[:2], bool), trail=len(tracks))
     try:

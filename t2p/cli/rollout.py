@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from t2p.io import UserError, write_json
+
+ALL = sys.maxsize  # episodes of --record without a number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embodiment", default="xarm7", help="xarm7 (default) or panda")
     parser.add_argument("--any_task", action="store_true", help="also a checkpoint that was trained on another task")
     parser.add_argument("--films", type=int, default=3, help="successes and failures to film of each (default: 3)")
+    parser.add_argument(
+        "--record",
+        type=int,
+        nargs="?",
+        const=ALL,
+        default=0,
+        metavar="N",
+        help="write videos of the first N episodes (without a number: of all) of each policy to DIR/videos",
+    )
+    parser.add_argument(
+        "--view",
+        type=int,
+        nargs="?",
+        const=0,
+        default=None,
+        metavar="PORT",
+        help="show the running environments in a browser on this machine (without a port: one that is free)",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write; an interrupted run goes on")
 
 
@@ -45,14 +67,26 @@ def evaluate(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Everything `t2p rollout` does; returns what it wrote to success.json."""
     from t2p.eval import rollout_report, success
 
-    if args.episodes < 1 or args.num_envs < 1 or args.first_seed < 0 or args.films < 0:
-        raise UserError("--episodes and --num_envs must be at least 1, --first_seed and --films at least 0")
+    if args.episodes < 1 or args.num_envs < 1 or min(args.first_seed, args.films, args.record) < 0:
+        raise UserError("--episodes and --num_envs must be at least 1, --first_seed, --films and --record at least 0")
     options = {"embodiment": args.embodiment}
     entries = success.entries(args.checkpoint, args.which, args.task, options, args.any_task)
     workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
     seeds = range(args.first_seed, args.first_seed + args.episodes)
-    runs = success.run_all(entries, seeds, out, args.num_envs, workers, args.renderer)
+    with _watch(args) as watch:
+        runs = success.run_all(entries, seeds, out, args.num_envs, workers, args.renderer, watch)
     summary = success.summarise(entries, runs)
     write_json(out / "success.json", summary)
-    rollout_report.write(out / "report.html", entries, runs, summary, args.films, args.renderer)
+    rollout_report.write(out / "report.html", entries, runs, summary, args.films, args.renderer, args.record)
     return summary
+
+
+def _watch(args: argparse.Namespace) -> AbstractContextManager[Any]:
+    """The page that --view asks for."""
+    from t2p.eval.watch import Watch
+
+    if args.view is None:
+        return nullcontext()
+    watch = Watch(args.view, args.renderer)
+    print(f"watch: {watch.url}", flush=True)
+    return watch

@@ -36,11 +36,7 @@ def samples(
     track_set: None takes each episode's first set in image coordinates. UserError when no episode has the set asked
     for, or when it is in camera coordinates, which cannot be drawn.
     """
-    able = [e for e, info in enumerate(dataset.infos) if track_set is None or track_set in info.track_sets]
-    if not able:
-        known = sorted({name for info in dataset.infos for name in info.track_sets})
-        raise UserError(f"split {dataset.split} has no episode with tracks {track_set!r}; it has {known or 'none'}")
-    for e in sorted(np.random.default_rng(seed).permutation(able)[:count].tolist()):
+    for e in chosen(dataset, count, seed, track_set):
         info = dataset.infos[e]
         name = track_set or next((s for s in info.track_sets if _drawable(dataset, e, s)), None)
         if name and not _drawable(dataset, e, name):
@@ -49,6 +45,16 @@ def samples(
         times = sorted({round(t) for t in np.linspace(0, info.length - 1, _TIMES)})
         about = [info.id, view, name or "no tracks", f"frames {', '.join(map(str, times))}", "; ".join(info.language)]
         yield "    ".join(about), [_look(dataset, e, view, name, t) for t in times]
+
+
+def chosen(dataset: Dataset, count: int, seed: int = 0, track_set: str | None = None) -> list[int]:
+    """Numbers of `count` episodes drawn at random among those with the track set (None: among all). UserError when
+    there is none."""
+    able = [e for e, info in enumerate(dataset.infos) if track_set is None or track_set in info.track_sets]
+    if not able:
+        known = sorted({name for info in dataset.infos for name in info.track_sets})
+        raise UserError(f"split {dataset.split} has no episode with tracks {track_set!r}; it has {known or 'none'}")
+    return sorted(np.random.default_rng(seed).permutation(able)[:count].tolist())
 
 
 def _drawable(dataset: Dataset, episode: int, name: str) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from t2p.eval.overlay import write_video
 from t2p.eval.rollout import Clock, Record, episodes
 from t2p.methods.base import Policy, Variables
 from t2p.sim.batch import BatchedSim
@@ -59,6 +61,27 @@ def film(
     ):
         for record in episodes(policy, variables, sim, seeds, Clock(), cinema.told):
             yield cinema.developed(record)
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Videos of episodes in a folder, <seed>_success.mp4 or <seed>_failure.mp4 by how the film ends. seeds: of the
+    episodes that are wanted; those whose videos are there already are not filmed again."""
+
+    folder: Path
+    seeds: Sequence[int]
+
+    def missing(self) -> list[int]:
+        """The wanted seeds that have no video yet."""
+        return [seed for seed in self.seeds if not any(self._path(seed, won).exists() for won in (True, False))]
+
+    def write(self, one: Film) -> None:
+        """Writes a film if its episode is wanted and has no video."""
+        if one.record.seed in self.missing():
+            write_video(self._path(one.record.seed, one.record.success), one.frames, FPS)
+
+    def _path(self, seed: int, success: bool) -> Path:
+        return self.folder / f"{seed}_{'success' if success else 'failure'}.mp4"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,10 +93,11 @@ def rollout(
     file: PathLike | None = None,
     about: Mapping[str, Any] | None = None,
     progress: Callable[[Record], None] = lambda record: None,
+    watch: Callable[[BatchedSim], AbstractContextManager[None]] | None = None,
 ) -> Rollouts:
     """Runs one episode per seed. file: JSON lines to write and, if it is there, to go on with; about: what identifies
     the evaluation (task, checkpoint, versions): a file that says otherwise is refused. progress: called with each
-    episode that ends."""
+    episode that ends. watch: called with the simulator, made with `glimpses`; entered while it runs."""
     check_policy(policy, task)
     if len(set(seeds)) != len(seeds) or not len(seeds):
         raise UserError(f"expected different seeds, at least one; got {list(seeds)[:8]}")
@@ -107,7 +108,11 @@ def rollout(
     left, clock, times = [s for s in seeds if s not in known], Clock(), {}
     if left:
         num_envs = min(num_envs, len(left))
-        with BatchedSim(task, num_envs, min(workers, num_envs), policy.observe, renderer) as sim:
+        workers, glimpses = min(workers, num_envs), watch is not None
+        with (
+            BatchedSim(task, num_envs, workers, policy.observe, renderer, glimpses=glimpses) as sim,
+            watch(sim) if watch else nullcontext(),
+        ):
             for record in episodes(policy, variables, sim, left, clock):
                 log.write(record)
                 known[record.seed] = record

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from t2p.eval import plots3d, report
-from t2p.eval.films import FPS, Film, film
+from t2p.eval.films import FPS, Film, Recorder, film
 from t2p.eval.overlay import draw_tracks, encode_image, encode_video
 from t2p.eval.rollout import Record, Rollouts
 from t2p.eval.success import Entry
@@ -48,10 +48,16 @@ def write(
     summary: Mapping[str, Any],
     films: int,
     renderer: str,
+    recorded: int = 0,
 ) -> Path:
     """Writes the report of `runs`, one for each of `entries`, on the same seeds. summary: success.summarise of both;
-    films: so many successes and so many failures of each policy are filmed. Returns the page's path."""
-    shown = {name: _film(entries, runs, name, films, renderer) for name in summary["policies"]}
+    films: so many successes and so many failures of each policy are filmed; recorded: so many of each entry's first
+    episodes become videos in the folder videos/<entry> beside the page. Returns the page's path."""
+    recorders = [
+        Recorder(Path(path).parent / "videos" / entry.file, [record.seed for record in run.records[:recorded]])
+        for entry, run in zip(entries, runs, strict=True)
+    ]
+    shown = {name: _film(entries, runs, name, films, renderer, recorders) for name in summary["policies"]}
     sections = [
         _success(entries, runs, summary),
         _training_seeds(entries, runs, summary),
@@ -140,18 +146,25 @@ def _times(summary: Mapping[str, Any]) -> str:
 
 
 def _film(
-    entries: Sequence[Entry], runs: Sequence[Rollouts], name: str, count: int, renderer: str
+    entries: Sequence[Entry],
+    runs: Sequence[Rollouts],
+    name: str,
+    count: int,
+    renderer: str,
+    recorders: Sequence[Recorder],
 ) -> list[tuple[Film, str]]:
-    """Films with their captions, successes first."""
-    own = [(entry, run) for entry, run in zip(entries, runs, strict=True) if entry.name == name]
-    all_records = [(e, r) for e, run in own for r in run.records]
+    """Films with their captions, successes first. Each episode is filmed once, for the page and for its video."""
+    own = [each for each in zip(entries, runs, recorders, strict=True) if each[0].name == name]
+    all_records = [(e, r) for e, run, _ in own for r in run.records]
     chosen = [pair for won in (True, False) for pair in [p for p in all_records if p[1].success == won][:count]]
     found: dict[tuple[str, int], Film] = {}
-    for entry, _ in own:
+    for entry, _, recorder in own:
         seeds = [r.seed for e, r in chosen if e is entry]
-        if seeds:
-            made = film(entry.policy, entry.variables, entry.task, seeds, renderer)
-            found |= {(entry.label, one.record.seed): one for one in made}
+        wanted = list(dict.fromkeys([*seeds, *recorder.missing()]))
+        for one in film(entry.policy, entry.variables, entry.task, wanted, renderer) if wanted else ():
+            recorder.write(one)
+            if one.record.seed in seeds:
+                found[entry.label, one.record.seed] = one
     pairs = [(entry, record) for entry, record in chosen if (entry.label, record.seed) in found]
     return [(found[e.label, r.seed], caption(e, r, found[e.label, r.seed].record)) for e, r in pairs]
 

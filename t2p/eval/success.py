@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from t2p import checkpoint
 from t2p.eval.rollout import Record, Rollouts, check_policy, rollout
+from t2p.eval.watch import Watch
 from t2p.io import UserError
 from t2p.methods.base import Policy, Variables
 from t2p.methods.registry import make_policy
@@ -38,6 +39,11 @@ class Entry:
     @property
     def label(self) -> str:
         return self.name if self.seed is None else f"{self.name}, training seed {self.seed}"
+
+    @property
+    def file(self) -> str:
+        """What files about it are called."""
+        return self.name if self.seed is None else f"{self.name}-{self.seed}"
 
 
 def entries(
@@ -76,16 +82,23 @@ def _entry(
 
 
 def run_all(
-    found: Sequence[Entry], seeds: Sequence[int], out: Path, num_envs: int, workers: int, renderer: str
+    found: Sequence[Entry],
+    seeds: Sequence[int],
+    out: Path,
+    num_envs: int,
+    workers: int,
+    renderer: str,
+    watch: Watch | None = None,
 ) -> list[Rollouts]:
-    """Rolls every entry out on the same seeds; episodes go to OUT/episodes/<entry>.jsonl."""
+    """Rolls every entry out on the same seeds; episodes go to OUT/episodes/<entry>.jsonl. watch: shows them."""
     chosen, runs = choose_renderer(renderer), []
     for entry in found:
         if note := renderer_note(entry, chosen):
             tqdm.write(note)
         about = {"checkpoint": entry.directory, "step": entry.meta["step"], "mujoco": mujoco.__version__}
         about |= {"renderer": chosen, "git": entry.meta.get("git")}
-        file = out / "episodes" / f"{entry.name}{'' if entry.seed is None else f'-{entry.seed}'}.jsonl"
+        if watch is not None:
+            watch.begin(entry.label, entry.task, len(seeds))
         with tqdm(total=len(seeds), unit="episode", desc=entry.label) as bar:
             runs.append(
                 rollout(
@@ -96,19 +109,22 @@ def run_all(
                     num_envs=num_envs,
                     workers=workers,
                     renderer=chosen,
-                    file=file,
+                    file=out / "episodes" / f"{entry.file}.jsonl",
                     about=about,
-                    progress=_counting(bar),
+                    progress=_counting(bar, watch),
+                    watch=watch.attached if watch is not None else None,
                 )
             )
     return runs
 
 
-def _counting(bar: Any) -> Callable[[Record], None]:
+def _counting(bar: Any, watch: Watch | None) -> Callable[[Record], None]:
     won = []
 
     def note(record: Record) -> None:
         won.append(record.success)
+        if watch is not None:
+            watch.note(record)
         bar.set_postfix(success=f"{np.mean(won):.1%}", refresh=False)
         bar.update()
 

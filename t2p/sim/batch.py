@@ -18,6 +18,7 @@ import numpy as np
 
 from t2p.io import UserError
 from t2p.sim.environment import CLOCKS, PLAIN, Observe, Onlooker, Start, check_actions, check_observe
+from t2p.sim.glimpse import Glimpse, look
 from t2p.sim.share import Engine, Failures, Local
 from t2p.sim.task import Task
 from t2p.sim.workers import Pool
@@ -39,21 +40,25 @@ class BatchedSim:
         observe: Observe = PLAIN,
         renderer: str = "auto",
         onlooker: Onlooker | None = None,
+        glimpses: bool = False,
     ) -> None:
         """workers: processes that share the environments out; 0: all in this process. renderer: as `make_renderer`.
-        onlooker: watches all environments, which must be in this process."""
+        onlooker: watches all environments, which must be in this process. glimpses: keep the environments' last states
+        for `glimpse`."""
         if num_envs < 1 or workers < 0:
             raise UserError(f"expected environments from 1 and workers from 0 on; got {num_envs} and {workers}")
         if onlooker is not None and workers:
             raise UserError(f"an onlooker watches environments of this process only: workers must be 0, not {workers}")
+        if onlooker is not None and glimpses:
+            raise UserError("an onlooker sees the environments itself; glimpses are for watching without one")
         check_observe(task, observe)
         self.task, self.num_envs, self.observe = task, num_envs, observe
         self.failures: Failures = {}
         self._ready = np.zeros(num_envs, bool)  # reset, and nothing was raised since
         self._engine: Engine = (
-            Pool(task, observe, renderer, num_envs, workers)
+            Pool(task, observe, renderer, glimpses, num_envs, workers)
             if workers
-            else Local(task, observe, renderer, num_envs, onlooker)
+            else Local(task, observe, renderer, glimpses, num_envs, onlooker)
         )
 
     def __enter__(self) -> BatchedSim:
@@ -111,6 +116,11 @@ class BatchedSim:
         """Seconds that all environments together have spent in physics (mj_step), control (controllers, inverse
         kinematics), render, and reset."""
         return dict(zip(CLOCKS, self._arrays()[("clocks",)].sum(axis=0).tolist()))
+
+    def glimpse(self, environment: int, after: int, nq: int) -> Glimpse | None:
+        """How an environment stands, or lately stood, for whoever watches it; see `t2p.sim.glimpse.look`. May be called
+        by another thread at any time, while `step` runs too. None from a simulator without `glimpses`."""
+        return look(self._engine.arrays, environment, after, nq)
 
     def close(self) -> None:
         """Ends the workers and frees what they hold; may be called again."""

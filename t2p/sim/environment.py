@@ -133,7 +133,8 @@ class Onlooker(Protocol):
 
 class Environment:
     """reset, step, observe. failure: None, or why the physics came apart: then it rests until it is reset. success: the
-    judge's word after the last step. time: seconds of physics since the reset. clocks: [4] seconds spent (CLOCKS)."""
+    judge's word after the last step. time: seconds of physics since the reset. seed: of the episode (0: it started from
+    a state); steps: policy steps that began since the reset. clocks: [4] seconds spent (CLOCKS)."""
 
     def __init__(
         self,
@@ -154,7 +155,7 @@ class Environment:
         self.judge: Judge | None = None
         self.failure: str | None = None
         self.success, self.time = False, 0.0
-        self._frames, self._seed, self._steps = self.scene.frames, 0, 0
+        self._frames, self.seed, self.steps = self.scene.frames, 0, 0
         self._base = np.asarray(task.base, float)
         self._to_base = invert_transform(self._base)
 
@@ -165,12 +166,12 @@ class Environment:
         self.scene.put(self.scene.frames)
         mujoco.mj_resetData(self.model, self.data)
         if isinstance(start, InitialState):
-            state, self._seed = start, 0
+            state, self.seed = start, 0
         else:
-            state, self._seed = sample(self.task, self.model, self.data, int(start)), int(start)
+            state, self.seed = sample(self.task, self.model, self.data, int(start)), int(start)
         write_state(self.model, self.data, state)
         self._frames = self.model.body_pos.copy(), self.model.body_quat.copy()
-        self._steps, self.success, self.time, self.failure = 0, False, 0.0, diverged(self.data)
+        self.steps, self.success, self.time, self.failure = 0, False, 0.0, diverged(self.data)
         self.controller = self.task.controller(self.model, self.data)
         self.judge = self.task.judge(self.model)
         self.data.ctrl[self.controller.arm.controls[-1]] = self.controller.arm.robot.gripper_open
@@ -185,7 +186,7 @@ class Environment:
         if self.failure is not None:
             return
         self.enter()
-        self._steps += 1
+        self.steps += 1
         steps = self._advance(self.controller, self.judge, to_world(self.task.action, self._base, action))
         self.failure = diverged(self.data)
         if self.failure is None:
@@ -279,7 +280,7 @@ class Environment:
         picture, depth = view in self.watch.images, view in self.watch.depth
         if self.scene.kept is not None and view == next(iter(self.task.views)):
             frame = renderer.render(data, name, size)
-            rng = np.random.default_rng([self._seed, self.task.variation, 1 + self._steps])
+            rng = np.random.default_rng([self.seed, self.task.variation, 1 + self.steps])
             points = subset(cloud(frame, camera.K, self.scene.kept), self.watch.cloud, rng)
             seen |= {("cloud", part): getattr(points, part) for part in ("points", "colors", "valid")}
             seen |= {("images", view): frame.rgb} if picture else {}

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from t2p.sim import glimpse
 from t2p.sim.environment import CLOCKS, Environment, Key, Observe, Onlooker, Scene, Shape, Start
 from t2p.sim.task import Task
 from t2p.types import InitialState
@@ -52,15 +54,24 @@ class Share:
     """The environments of one process: one scene, and a Local's or a worker's part of the arrays."""
 
     def __init__(
-        self, task: Task, observe: Observe, renderer: str, rows: Sequence[int], onlooker: Onlooker | None = None
+        self,
+        task: Task,
+        observe: Observe,
+        renderer: str,
+        glimpses: bool,
+        rows: Sequence[int],
+        onlooker: Onlooker | None = None,
     ):
+        """glimpses: leave states in the arrays for whoever watches; else an onlooker may watch."""
         self.scene = Scene(task, observe, renderer)
-        self.environments = {row: Environment(task, observe, scene=self.scene, onlooker=onlooker) for row in rows}
-        self.observe = observe
+        onlookers = {row: glimpse.Reporter(partial(self._keep, row)) if glimpses else onlooker for row in rows}
+        self.environments = {row: Environment(task, observe, scene=self.scene, onlooker=onlookers[row]) for row in rows}
+        self.observe, self.glimpses = observe, glimpses
         self.arrays: dict[Key, np.ndarray] = {}
 
     def shapes(self) -> dict[Key, Shape]:
-        return next(iter(self.environments.values())).shapes() | STATUS
+        found = next(iter(self.environments.values())).shapes() | STATUS
+        return found | (glimpse.shapes(self.scene.model) if self.glimpses else {})
 
     def run(self, command: Command, work: Work) -> Failures:
         failures = {}
@@ -99,6 +110,9 @@ class Share:
         for action in episode.actions:
             environment.step(action)
 
+    def _keep(self, row: int, state: np.ndarray) -> None:
+        glimpse.keep(self.arrays, row, state)
+
     def _write(self, row: int, environment: Environment, seen: Mapping[Key, np.ndarray]) -> None:
         for key, value in seen.items():
             self.arrays[key][row] = value
@@ -116,8 +130,16 @@ class Episode:
 class Local:
     """All environments in this process."""
 
-    def __init__(self, task: Task, observe: Observe, renderer: str, num_envs: int, onlooker: Onlooker | None = None):
-        self._share = Share(task, observe, renderer, range(num_envs), onlooker)
+    def __init__(
+        self,
+        task: Task,
+        observe: Observe,
+        renderer: str,
+        glimpses: bool,
+        num_envs: int,
+        onlooker: Onlooker | None = None,
+    ):
+        self._share = Share(task, observe, renderer, glimpses, range(num_envs), onlooker)
         shapes = self._share.shapes()
         self.arrays = {key: np.zeros((num_envs, *shape), kind) for key, (shape, kind) in shapes.items()}
         self._share.arrays = dict(self.arrays)

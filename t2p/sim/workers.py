@@ -37,7 +37,7 @@ class Died(Exception):
 class Worker:
     """The parent's end of a worker process. waiting: a command was sent whose reply has not come."""
 
-    arguments: tuple[Task, Observe, str, tuple[int, ...]]
+    arguments: tuple[Task, Observe, str, bool, tuple[int, ...]]
     process: Any = None
     connection: Connection | None = None
     waiting: bool = False
@@ -118,9 +118,9 @@ class Pool:
     A worker that dies is replaced; the new one repeats its running episodes from their starts, which gives the same
     states again. An environment over which workers died DEATHS times is failed."""
 
-    def __init__(self, task: Task, observe: Observe, renderer: str, num_envs: int, workers: int):
+    def __init__(self, task: Task, observe: Observe, renderer: str, glimpses: bool, num_envs: int, workers: int):
         shares = np.array_split(np.arange(num_envs), min(workers, num_envs))
-        self._workers = [Worker((task, observe, renderer, tuple(share.tolist()))) for share in shares]
+        self._workers = [Worker((task, observe, renderer, glimpses, tuple(share.tolist()))) for share in shares]
         self._num_envs = num_envs
         self._episodes: dict[int, Episode] = {}
         self._deaths: Counter[int | Worker] = Counter()

@@ -48,9 +48,10 @@ def test_rollout_films_and_goes_on(tmp_path, capsys) -> None:
     policy, out = export(tmp_path / "policy", "policy"), tmp_path / "out"
     command = ["rollout", "--task", "tabletop/block_stack", "--checkpoint", f"mine={policy}", "--episodes", "2"]
     command += ["--num_envs", "2", "--workers", "0", "--renderer", "rays", "--films", "1", "--out", str(out)]
-    assert main(command) == 0
+    assert main([*command, "--view", "--record", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "of 2 episodes" in printed and "report.html" in printed
+    assert "of 2 episodes" in printed and "report.html" in printed and "watch: http://127.0.0.1:" in printed
+    assert [p.name.split("_")[0] for p in (out / "videos" / "mine").iterdir()] == ["0"]
     summary = json.loads((out / "success.json").read_text())["policies"]["mine"]
     assert summary["episodes"] == 2 and summary["times"]["policy"] > 0
     page = (out / "report.html").read_text()
@@ -66,7 +67,8 @@ def test_rollout_refuses_what_it_does_not_know(tmp_path, capsys) -> None:
         (["--checkpoint", str(tmp_path / "none")], "none"),
         (["--checkpoint", "x", "--episodes", "0"], "--episodes and --num_envs must be at least 1"),
         (["--checkpoint", "x", "--epsodes", "3"], "unknown arguments"),
-        (["--checkpoint", "x", "--films", "-1"], "--first_seed and --films at least 0"),
+        (["--checkpoint", "x", "--films", "-1"], "--first_seed, --films and --record at least 0"),
+        (["--checkpoint", "x", "--record", "-1"], "--first_seed, --films and --record at least 0"),
     ):
         assert main([*base, *more]) == 2
         assert words in capsys.readouterr().err

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 
+import av
 import numpy as np
 import pytest
 from nudge import FORESEEN, Nudge, Push, variables
@@ -141,6 +143,24 @@ def test_nothing_is_filmed_where_no_films_are_wanted(run, tmp_path) -> None:
 def test_the_film_count_is_of_each_policy_not_of_each_training_seed(run, tmp_path) -> None:
     text = page(tmp_path, [entry(seed=0), entry(seed=1)], [run, run], count=2)
     assert text.count("<video") == 4
+
+
+def test_videos_of_the_first_episodes_are_written_once(run, tmp_path, monkeypatch) -> None:
+    """Also where the page shows no film; the next time only what is missing is filmed."""
+    entries, summary = [entry(seed=2)], success.summarise([entry(seed=2)], [run])
+    filmed = []
+    monkeypatch.setattr(rollout_report, "film", lambda *args: filmed.append(args[3]) or film(*args))
+    write = partial(rollout_report.write, tmp_path / "report.html", entries, [run], summary)
+    write(0, "rays", recorded=2)
+    ends = {r.seed: "success" if r.success else "failure" for r in run.records}
+    videos = {p.name: p for p in (tmp_path / "videos" / "nudge-2").iterdir()}
+    assert set(videos) == {f"{seed}_{ends[seed]}.mp4" for seed in (0, 1)} and filmed == [[0, 1]]
+    with av.open(str(videos[f"0_{ends[0]}.mp4"])) as container:
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    (again,) = film(POLICY, variables(), Push(), [0], "rays")
+    assert np.abs(np.stack(frames).astype(int) - again.frames).mean() < 4
+    write(0, "rays", recorded=3)
+    assert filmed == [[0, 1], [2]] and len(list((tmp_path / "videos" / "nudge-2").iterdir())) == 3
 
 
 def test_shares_of_time_add_up() -> None:
