@@ -61,7 +61,8 @@ def _read(plan: Plan, checkpoints: Checkpoints, step: int) -> tuple[TrainState, 
     meta, found, want = checkpoints.meta(step), checkpoints.shapes(step), plan.state
     if step % plan.config.dispatch:
         raise UserError(
-            f"{checkpoints.path(step)} is at no multiple of dispatch ({plan.config.dispatch}): use 1, or a divisor of {step}"
+            f"{checkpoints.path(step)} is at no multiple of dispatch ({plan.config.dispatch}); "
+            f"take 1, or another divisor of {step}"
         )
     if "optimizer" not in found:
         raise UserError(f"{checkpoints.path(step)} holds weights only; start from it with init_from, in a new workdir")
