@@ -1,1 +1,1 @@
-"""From a job to the commands and manifests that run it: nothing here runs anything but `--execute` and `launch.local`."""
+"""From a job to the commands and manifests that run it; only `--execute` and `launch.local` run anything."""
