@@ -16,9 +16,10 @@ _FILE = "~/.t2p/environment"  # on hosts that are reached by ssh: NAME=VALUE lin
 # reaches it as SIGTERM, so that it saves.
 RUN = """\
 run() {
+  child=""
+  trap '[ -z "$child" ] || kill -TERM "$child"' TERM HUP
   (trap '' HUP; exec "$@") &
   child=$!
-  trap 'kill -TERM "$child"' TERM HUP
   while kill -0 "$child" 2>/dev/null; do wait "$child"; done
   wait "$child"
 }"""
@@ -66,6 +67,11 @@ def exports(variables: Mapping[str, str]) -> str:
     return "\n".join((*(f"export {pair}" for pair in pairs), f"echo {shlex.quote('environment: ' + ' '.join(pairs))}"))
 
 
+def prepared(setup: str) -> str:
+    """Shell: the user's line that prepares the shell, or the end."""
+    return f"{{\n{setup}\n}} || exit 3"
+
+
 def needed(secrets: tuple[str, ...], where: str) -> str:
     """Shell: stops where a secret is missing; its value is not shown."""
     return "\n".join(f': "${{{name}:?is not set {where}}}"' for name in secrets)
@@ -76,13 +82,13 @@ def host_script(spec: JobSpec, own: Mapping[str, str], argv: tuple[str, ...], va
     too, and goes on when nobody reads it any more."""
     parts = (
         RUN,
-        "trap 'echo \"t2p-exit=$?\"' EXIT\ntrap : HUP",
+        "trap 'echo \"t2p-exit=$?\"' EXIT\ntrap : HUP TERM",
         'mkdir -p "$HOME/.t2p"',
         f"cd {shlex.quote(own['directory'])} || exit 3",
-        own["setup"],
+        prepared(own["setup"]),
         f"set -a; . {_FILE} || exit 3; set +a\n{needed(spec.secrets, f'in {_FILE}')}" if spec.secrets else "",
         exports(variables),
-        f'run {quote(argv)} 2>&1 | (trap "" HUP; exec tee --output-error=warn -a "$HOME/.t2p/{spec.name}.txt")',
+        f'run {quote(argv)} 2>&1 | (trap "" HUP TERM; exec tee --output-error=warn -a "$HOME/.t2p/{spec.name}.txt")',
         'exit "${PIPESTATUS[0]}"',
     )
     return "\n".join(p for p in parts if p)

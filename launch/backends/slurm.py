@@ -6,7 +6,7 @@ import shlex
 
 from launch.options import settings
 from launch.plan import Command, Plan, Shell, environment, over_ray, quote, refuse, t2p
-from launch.scripts import RUN, VERDICT, codes, exports, needed, variable
+from launch.scripts import RUN, VERDICT, codes, exports, needed, prepared, variable
 from launch.spec import JobSpec
 
 _HEAD = Shell('"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):6379"')
@@ -53,7 +53,7 @@ def _script(spec: JobSpec, own: dict[str, str]) -> str:
         VERDICT,
         codes(spec.hosts),
         f"cd {shlex.quote(own['directory'])} || exit 3" if own["directory"] else "",
-        own["setup"],
+        prepared(own["setup"]),
         needed(spec.secrets, "where sbatch was called"),
         exports(environment(spec, _devices(spec))),
         variable("task", _TASK),
