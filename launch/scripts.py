@@ -12,17 +12,7 @@ LOST = 255  # what ssh gives when it has no answer
 _CODES = "|".join(map(str, RESTART))
 _FILE = "~/.t2p/environment"  # on hosts that are reached by ssh: NAME=VALUE lines, for the secrets
 
-# The command as a child: signals are passed on and its exit code is waited for. A hang-up (the launcher's ssh ended)
-# reaches it as SIGTERM, so that it saves.
-RUN = """\
-run() {
-  child=""
-  trap '[ -z "$child" ] || kill -TERM "$child"' TERM HUP
-  (trap '' HUP; exec "$@") &
-  child=$!
-  while kill -0 "$child" 2>/dev/null; do wait "$child"; done
-  wait "$child"
-}"""
+HOST = ("python", "-m", "launch.host")  # in front of what a host runs
 
 # From the hosts' exit codes: 0 if all are done, 42 to start again, else what no restart helps.
 VERDICT = f"""\
@@ -80,15 +70,16 @@ def needed(secrets: tuple[str, ...], where: str) -> str:
 def host_script(spec: JobSpec, own: Mapping[str, str], argv: tuple[str, ...], variables: Mapping[str, str]) -> str:
     """Shell: what each host does that is reached by ssh. own: its backend's options. The output is kept on the host
     too, and goes on when nobody reads it any more."""
+    log = f'"$HOME/.t2p/{spec.name}.txt"'
     parts = (
-        RUN,
-        "trap 'echo \"t2p-exit=$?\"' EXIT\ntrap : HUP TERM",
+        "trap 'echo \"t2p-exit=$?\"' EXIT",
         'mkdir -p "$HOME/.t2p"',
         f"cd {shlex.quote(own['directory'])} || exit 3",
         prepared(own["setup"]),
         f"set -a; . {_FILE} || exit 3; set +a\n{needed(spec.secrets, f'in {_FILE}')}" if spec.secrets else "",
         exports(variables),
-        f'run {quote(argv)} 2>&1 | (trap "" HUP TERM; exec tee --output-error=warn -a "$HOME/.t2p/{spec.name}.txt")',
+        "trap - EXIT\ntrap : HUP TERM",
+        f'{quote((*HOST, *argv))} 2>&1 | (trap "" HUP TERM; exec tee --output-error=warn -a {log})',
         'exit "${PIPESTATUS[0]}"',
     )
     return "\n".join(p for p in parts if p)

@@ -6,11 +6,10 @@ import shlex
 
 from launch.options import settings
 from launch.plan import Command, Plan, Shell, environment, over_ray, quote, refuse, t2p
-from launch.scripts import RUN, VERDICT, codes, exports, needed, prepared, variable
+from launch.scripts import HOST, VERDICT, codes, exports, needed, prepared
 from launch.spec import JobSpec
 
 _HEAD = Shell('"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):6379"')
-_TASK = f'{RUN}\nrun "$@"\ncode=$?\necho "t2p-exit=$code"\nexit "$code"'
 
 
 def slurm(spec: JobSpec) -> Plan:
@@ -56,9 +55,8 @@ def _script(spec: JobSpec, own: dict[str, str]) -> str:
         prepared(own["setup"]),
         needed(spec.secrets, "where sbatch was called"),
         exports(environment(spec, _devices(spec))),
-        variable("task", _TASK),
         "log=$(mktemp)",
-        f'srun --export=ALL {cpus}bash -c "$task" task {quote(argv)} 2>&1 | tee "$log"',
+        f'srun --export=ALL {cpus}{quote((*HOST, *argv))} 2>&1 | tee "$log"',
         "verdict $(codes)",
         "code=$?",
         'rm -f "$log"',

@@ -1,5 +1,6 @@
 """Stands in for gcloud, sbatch, srun, ssh, kubectl ... on PATH: notes its arguments and standard input, and does the
-little of the real program that the launcher's scripts wait for. T2P_STANDIN names the folder of the notes."""
+little of the real program that the launcher's scripts wait for. T2P_STANDIN names the folder of the notes, T2P_PROJECT
+the project."""
 
 import json
 import os
@@ -67,6 +68,9 @@ def gcloud() -> int:
 note()
 if name == "t2p":
     sys.exit(t2p())
+if name == "python" and argv[:2] == ["-m", "launch.host"]:
+    os.environ["PYTHONPATH"] = os.environ["T2P_PROJECT"]
+    os.execv(sys.executable, [sys.executable, *argv])
 if name == "ssh":
     sys.exit(ssh(argv[-1]))
 if name == "gcloud":

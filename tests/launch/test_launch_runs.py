@@ -17,7 +17,7 @@ import launch_jobs
 import pytest
 import yaml
 
-from launch.__main__ import main
+from launch.__main__ import main, make_parser, make_specs, split
 from launch.backends import BACKENDS
 from launch.backends.jobset import plain
 from launch.plan import Command, Plan, execute, t2p
@@ -46,6 +46,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("T2P_STANDIN", str(notes))
+    monkeypatch.setenv("T2P_PROJECT", str(Path(__file__).resolve().parents[2]))
     monkeypatch.setenv("WANDB_API_KEY", "from this shell")
     monkeypatch.setattr(sys, "executable", str(programs / "python"))
     monkeypatch.chdir(home)
@@ -246,16 +247,26 @@ def test_slurm_requeues(world: Path, monkeypatch: pytest.MonkeyPatch, codes: str
     assert [c["argv"] for c in calls(world, "scontrol")] == ([["requeue", "77"]] if requeued else [])
 
 
-def test_a_task_of_slurm_waits_for_what_is_saved(world: Path):
-    """Slurm's SIGTERM reaches the shell around the process as well; it must not end first."""
-    script = BACKENDS["slurm"](job("slurm")).commands[0].stdin
-    task = re.search(r"<<'T2P_TASK'\n(.*?)\nT2P_TASK", script, re.DOTALL)[1]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_hosts_process_saves_when_its_host_is_told_to_stop(world: Path, number: int):
+    """Slurm's SIGTERM and a terminal's hang-up reach all processes of a group, which must not end before they saved."""
     (world / "codes").write_text("wait")
-    child = subprocess.Popen(["bash", "-c", task, "task", "t2p"], start_new_session=True, stdout=subprocess.PIPE)
+    words = ["python", "-m", "launch.host", "t2p"]
+    child = subprocess.Popen(words, start_new_session=True, stdout=subprocess.PIPE)
     _wait_for(world / "started")
-    os.killpg(child.pid, signal.SIGTERM)
+    os.killpg(child.pid, number)
     assert b"t2p-exit=42" in child.communicate(timeout=20)[0]
     assert child.returncode == 42 and (world / "saved").exists()
+
+
+def test_a_hosts_process_that_dies_or_is_not_there(world: Path):
+    for words, code in (
+        (["bash", "-c", "kill -KILL $$"], 137),
+        (["no-such-program"], 127),
+        (["bash", "-c", "exit 3"], 3),
+    ):
+        done = subprocess.run(["python", "-m", "launch.host", *words], capture_output=True, text=True)
+        assert done.returncode == code and done.stdout == f"t2p-exit={code}\n"
 
 
 def test_stopping_the_launcher_lets_the_hosts_save(world: Path):
@@ -348,5 +359,11 @@ def test_the_exit_code_is_that_of_the_program(world: Path):
     assert execute(Plan((Command(("bash", "-c", "kill -KILL $$")),))) == 137
 
 
-def test_shell_words_survive():
-    assert shlex.split(launch_jobs.printed("local"))[-2:] == ["gs://bucket/runs/atm", "--config.seed=1"]
+def test_the_commands_of_the_manual_are_understood():
+    text = (Path(__file__).resolve().parents[2] / "launch/README.md").read_text()
+    found = re.findall(r"^    python -m launch (.*)", text.replace("\\\n", " "), re.MULTILINE)
+    assert len(found) == 4
+    for line in found:
+        args, rest = split(shlex.split(line), make_parser())
+        for spec in make_specs(args, rest):
+            assert BACKENDS[args.backend](spec).commands
