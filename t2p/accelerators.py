@@ -77,6 +77,29 @@ ACCELERATORS: Mapping[str, Accelerator] = MappingProxyType(
 
 _ALIASES: Mapping[str, str] = MappingProxyType({"v5litepod": "v5e"})
 
+# The label of GKE's nodes: cloud.google.com/gke-tpu-accelerator of TPUs, cloud.google.com/gke-accelerator of GPUs.
+_GKE: Mapping[str, str] = MappingProxyType(
+    {
+        "v4": "tpu-v4-podslice",
+        "v5e": "tpu-v5-lite-podslice",
+        "v5p": "tpu-v5p-slice",
+        "v6e": "tpu-v6e-slice",
+        "a100-40": "nvidia-tesla-a100",
+        "a100-80": "nvidia-a100-80gb",
+        "h100": "nvidia-h100-80gb",
+        "h200": "nvidia-h200-141gb",
+        "b200": "nvidia-b200",
+        "l4": "nvidia-l4",
+        "v100": "nvidia-tesla-v100",
+        "t4": "nvidia-tesla-t4",
+    }
+)
+
+# The software version that Google names for JAX on a TPU VM; older kinds take tpu-ubuntu2204-base.
+_RUNTIMES: Mapping[str, str] = MappingProxyType(
+    {"v5e": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5", "v6e": "v2-alpha-tpuv6e"}
+)
+
 
 def lookup(device_kind: str) -> Accelerator | None:
     """The entry for a JAX device_kind, or None where the table does not have it (a CPU, a newer device)."""
@@ -133,6 +156,24 @@ class Topology:
     def kind(self) -> str:
         """What the cloud calls it: Google's accelerator type ("v5litepod-256", "v4-8"); "h100-16" for GPUs."""
         return f"{'v5litepod' if self.name == 'v5e' else self.name}-{self.chips * self.accelerator.cores}"
+
+    @property
+    def usual(self) -> bool:
+        """Whether `kind` names this very grid; another one ("v5p:4x4x12") is asked for by its grid."""
+        try:
+            return parse_topology(self.kind) == self
+        except ValueError:
+            return False
+
+    @property
+    def gke(self) -> str:
+        """GKE's label of the nodes that have it; "" where GKE has none."""
+        return _GKE.get(self.name, "")
+
+    @property
+    def runtime(self) -> str:
+        """The software version of its TPU VMs; "" for GPUs."""
+        return _RUNTIMES.get(self.name, "tpu-ubuntu2204-base") if self.accelerator.axes else ""
 
     def mesh(self, state: float, batch: int) -> dict[str, int]:
         """A mesh to begin with: {"data", "fsdp", "tensor"} whose product is `devices`.

@@ -45,6 +45,29 @@ def test_a_clouds_names(name: str, grid: str, devices: int, hosts: int, aot: str
         assert parse_topology(aot) == found
 
 
+@pytest.mark.parametrize(
+    "name, gke, runtime",
+    [
+        ("v4-8", "tpu-v4-podslice", "tpu-ubuntu2204-base"),
+        ("v5litepod-16", "tpu-v5-lite-podslice", "v2-alpha-tpuv5-lite"),
+        ("v5p-8", "tpu-v5p-slice", "v2-alpha-tpuv5"),
+        ("v6e-256", "tpu-v6e-slice", "v2-alpha-tpuv6e"),
+        ("v3-8", "", "tpu-ubuntu2204-base"),
+        ("h100-8", "nvidia-h100-80gb", ""),
+        ("a10g-4", "", ""),
+    ],
+)
+def test_what_gke_and_tpu_vms_call_it(name: str, gke: str, runtime: str):
+    found = parse_topology(name)
+    assert (found.gke, found.runtime) == (gke, runtime)
+
+
+def test_whether_a_grid_is_the_one_that_the_accelerator_type_means():
+    assert parse_topology("v5e:16x16").usual and parse_topology("h100-16").usual
+    assert not parse_topology("v5p:4x4x12").usual
+    assert not parse_topology("v4:2x2x16").usual  # v4-128 is 4x4x4
+
+
 def test_a_grid_may_be_named_that_no_power_of_two_gives():
     found = parse_topology("v5p:4x4x12")
     assert (found.chips, found.kind, found.hosts) == (192, "v5p-384", 48)

@@ -67,6 +67,7 @@ def test_imports_stay_in_their_rooms(path: Path) -> None:
     assert here in ALLOWED, f"{here} is a new room: name it and what it may import in this test"
     names = imports(path)
     assert "relative" not in names, "imports are absolute here"
+    assert not [n for n in names if n.split(".")[0] == "launch"], "launch starts t2p, not the other way round"
     used = {n.split(".")[1] for n in names if n.startswith("t2p.")} - {here, "__version__"}
     assert not used & (NOBODY_IMPORTS - {here}) or here in NOBODY_IMPORTS
     allowed = ALLOWED[here]
