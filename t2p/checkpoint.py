@@ -71,6 +71,14 @@ class _Keep:
         return [s in steps[-self.count :] or s == self.owner.best_step for s in steps]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Asks nobody about preemption: training does (t2p.train.preemption), and JAX, which works out from the questions
+    how far each process is, must not be asked for old steps by Orbax's threads."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one directory. All processes call every method.
 
@@ -109,7 +117,7 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(barrier_sync_fn=self._meet),
         )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ITEMS} | {"meta": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self.root, options=options, item_handlers=handlers)
+        self._manager = _Manager(self.root, options=options, item_handlers=handlers)
         for step in self.steps:
             self._note(step, self._metrics(step))
 
@@ -207,7 +215,7 @@ class Checkpoints:
             raise self._damaged(step, e) from e
         if schema not in range(1, SCHEMA + 1):
             raise UserError(
-                f"checkpoint {self.path(step)} has schema {schema}, as t2p {version} writes it; this is t2p "
+                f"checkpoint {self.path(step)} has schema {schema!r}, as t2p {version} writes it; this is t2p "
                 f"{_version('t2p')}, which reads up to {SCHEMA}: use t2p {version} or newer (pip install -U t2p)"
             )
         return found
