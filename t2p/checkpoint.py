@@ -16,6 +16,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -170,9 +171,10 @@ class Checkpoints:
             self.wait()
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
-        """Waits in Orbax's threads for the other processes, but not with an error in hand (Orbax meets in a `finally`):
-        the others are waiting elsewhere, for what failed here, and would not come within these 20 minutes."""
-        if error := sys.exc_info()[1]:
+        """Waits for the other processes, but not in one of Orbax's threads with an error in hand (it meets in a
+        `finally`): the others wait elsewhere for what failed here, and would not come within these 20 minutes."""
+        error = sys.exc_info()[1]
+        if error and threading.current_thread() is not threading.main_thread():
             self._failure = error
             raise error
         if jax.process_count() > 1:
