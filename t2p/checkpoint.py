@@ -16,6 +16,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -71,6 +72,14 @@ class _Keep:
         return [s in steps[-self.count :] or s == self.owner.best_step for s in steps]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Asks nobody about preemption: training does (t2p.train.preemption), and JAX, which works out from the questions
+    how far each process is, must not be asked for old steps by Orbax's threads."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one directory. All processes call every method.
 
@@ -109,7 +118,7 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(barrier_sync_fn=self._meet),
         )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ITEMS} | {"meta": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self.root, options=options, item_handlers=handlers)
+        self._manager = _Manager(self.root, options=options, item_handlers=handlers)
         for step in self.steps:
             self._note(step, self._metrics(step))
 
@@ -162,9 +171,10 @@ class Checkpoints:
             self.wait()
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
-        """Waits in Orbax's threads for the other processes, but not with an error in hand (Orbax meets in a `finally`):
-        the others are waiting elsewhere, for what failed here, and would not come within these 20 minutes."""
-        if error := sys.exc_info()[1]:
+        """Waits for the other processes, but not in one of Orbax's threads with an error in hand (it meets in a
+        `finally`): the others wait elsewhere for what failed here, and would not come within these 20 minutes."""
+        error = sys.exc_info()[1]
+        if error and threading.current_thread() is not threading.main_thread():
             self._failure = error
             raise error
         if jax.process_count() > 1:
@@ -207,7 +217,7 @@ class Checkpoints:
             raise self._damaged(step, e) from e
         if schema not in range(1, SCHEMA + 1):
             raise UserError(
-                f"checkpoint {self.path(step)} has schema {schema}, as t2p {version} writes it; this is t2p "
+                f"checkpoint {self.path(step)} has schema {schema!r}, as t2p {version} writes it; this is t2p "
                 f"{_version('t2p')}, which reads up to {SCHEMA}: use t2p {version} or newer (pip install -U t2p)"
             )
         return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
-from t2p import checkpoint
+from t2p import __version__, checkpoint
 from t2p.checkpoint import Checkpoints, DamagedCheckpoint, match_layers
 from t2p.io import UserError
 
@@ -109,6 +111,35 @@ def test_latest_and_best_are_kept(tmp_path):
     assert meta["step"] == 2
     assert_equal(best["params"], variables(12)["params"])  # the averaged ones
     assert checkpoint.load(tmp_path, "latest")[1]["step"] == 5
+
+
+def rewrite_meta(directory, change):
+    path = directory / "checkpoints/0/meta/metadata"
+    meta = json.loads(path.read_text())
+    change(meta)
+    path.write_text(json.dumps(meta))
+
+
+def test_checkpoints_from_before_schemas_had_numbers_are_read(tmp_path):
+    checkpoint.export(tmp_path, variables(), META)
+    assert checkpoint.load(tmp_path)[1]["schema"] == checkpoint.SCHEMA == 1
+    rewrite_meta(tmp_path, lambda meta: meta.pop("schema"))
+    found, meta = checkpoint.load(tmp_path)
+    assert_equal(found["params"], variables()["params"])
+    assert "schema" not in meta
+
+
+@pytest.mark.parametrize("schema", [2, 0, "one", None])
+def test_another_schema_is_refused_by_name_and_left_where_it_is(tmp_path, schema):
+    """Not taken for damage, which training would set aside."""
+    checkpoint.export(tmp_path, variables(), META)
+    rewrite_meta(tmp_path, lambda meta: (meta.update(schema=schema), meta["versions"].update(t2p="9.1")))
+    for attempt in (checkpoint.load, Checkpoints):
+        with pytest.raises(UserError) as e:
+            attempt(tmp_path)
+        assert not isinstance(e.value, DamagedCheckpoint)
+        assert f"checkpoints/0 has schema {schema!r}, as t2p 9.1 writes it; this is t2p {__version__}" in str(e.value)
+        assert "use t2p 9.1 or newer (pip install -U t2p)" in str(e.value)
 
 
 def test_sums_are_of_the_bits():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from t2p import __version__
 from t2p.data import codec, records, statistics
 from t2p.data.index import EpisodesIndex, TracksIndex
 from t2p.data.shards import (
@@ -39,8 +40,17 @@ def read_manifest(directory: PathLike) -> dict[str, Any]:
         raise UserError(f"{path} is not readable: {e}") from e
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise UserError(f"{path} has schema {found!r}; this version of t2p reads {SCHEMA!r}")
+        raise UserError(
+            f"{path} has schema {found!r}; this is t2p {__version__}, which reads {SCHEMA!r}: {_advice(found)}"
+        )
     return manifest
+
+
+def _advice(schema: Any) -> str:
+    family = SCHEMA.rstrip("0123456789")
+    if isinstance(schema, str) and schema.startswith(family):
+        return "use a newer t2p (pip install -U t2p), or import the data again with this one (t2p data import)"
+    return "`t2p data import` writes one"
 
 
 def _not_a_dataset(directory: PathLike) -> str:

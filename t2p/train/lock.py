@@ -123,7 +123,10 @@ class WatchedFile:
         self._thread.start()
 
     def _read(self) -> str:
-        return self._path.read_text() if self._path.exists() else ""
+        try:
+            return self._path.read_text()
+        except FileNotFoundError:
+            return ""
 
     def _write(self) -> None:
         self._path.write_text(json.dumps({**self._me, "time": time.time()}) + "\n")
@@ -144,7 +147,7 @@ class WatchedFile:
         while not self._stop.wait(self._refresh):
             try:
                 owner = _parse(self._read())
-                if owner and owner["id"] != self._me["id"]:
+                if owner and owner.get("id") != self._me["id"]:
                     self._taken_by = owner
                     return
                 self._write()

@@ -62,6 +62,7 @@ class Preemption:
         import jax
 
         self._seen = False
+        self._first: int | None = None
         self._shared = jax.distributed.is_initialized()
         self._handler = _handler(self._handle)
 
@@ -69,12 +70,15 @@ class Preemption:
         self._seen = True
 
     def requested(self, step: int) -> bool:
-        """All processes ask after every step."""
+        """All processes ask before the first step and after every one."""
         if not self._shared:
             return self._seen
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        # JAX counts from 0 until it is first asked. A signal during the restore would make it wait for step 1, which
+        # a run that goes on from step 1000 never comes to; so steps are counted from where this run starts.
+        self._first = step if self._first is None else self._first
+        return multihost_utils.reached_preemption_sync_point(step - self._first)
 
     def __enter__(self) -> Preemption:
         if not self._shared:

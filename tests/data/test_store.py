@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from episodes import make_episode, track_set
 
+from t2p import __version__
 from t2p.data import shards
 from t2p.data.store import (
     DamagedRecord,
@@ -378,10 +379,15 @@ def test_a_record_in_the_wrong_place_is_noticed(tmp_path):
         shards.ShardReader(tmp_path, "a", sidecar).read([0], ["x"])
 
 
-def test_other_schemas_are_refused_by_name(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"schema": "t2p-episodes-v9"}))
-    with pytest.raises(UserError, match="'t2p-episodes-v9'; this version of t2p reads 't2p-episodes-v1'"):
+@pytest.mark.parametrize(
+    ("schema", "advice"),
+    [("t2p-episodes-v9", "use a newer t2p"), ("other", "`t2p data import` writes one"), (None, "`t2p data import`")],
+)
+def test_other_schemas_are_refused_by_name(schema, advice, tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": schema}))
+    with pytest.raises(UserError) as e:
         Dataset(tmp_path, "train")
+    assert f"has schema {schema!r}; this is t2p {__version__}, which reads 't2p-episodes-v1': {advice}" in str(e.value)
 
 
 @pytest.fixture
