@@ -75,12 +75,11 @@ def trace(stage: Stage, example: Batch) -> tuple[Operation, ...]:
 def _walk(jaxpr: Any, where: str, times: int) -> Iterator[Operation]:
     for equation in jaxpr.eqns:
         here = "/".join(filter(None, (where, str(equation.source_info.name_stack))))
-        inner = [j for value in equation.params.values() for j in _inner(value)]
-        if not inner:
-            yield Operation(here, times, equation)
+        yield Operation(here, times, equation)
         runs = times * equation.params["length"] if equation.primitive.name == "scan" else times
-        for j in inner:
-            yield from _walk(j, here, runs)
+        for value in equation.params.values():
+            for inner in _inner(value):
+                yield from _walk(inner, here, runs)
 
 
 def _inner(value: Any) -> list[Any]:

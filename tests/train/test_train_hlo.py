@@ -8,7 +8,7 @@ from t2p.train.hlo import Collective, collectives, ring_bytes
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
 
-# A loop of 3 in which weights are gathered, one asynchronous gather in two pieces, and a reduce-scatter as TPUs have it.
+# A loop of 3 that gathers weights, one asynchronous gather in two pieces, and a reduce-scatter as TPUs have it.
 TPU = """HloModule jit_step, is_scheduled=true
 
 %fused_computation.1 (param_0: bf16[32,24]) -> bf16[32,96] {
