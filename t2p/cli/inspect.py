@@ -161,10 +161,8 @@ def _collectives(found: dict[str, Any]) -> list[str]:
 def _flops(found: dict[str, Any]) -> list[str]:
     f = found["flops"]
     lines = [f"FLOPs: {f['example']:.4g} an example, {f['step']:.4g} a step"]
-    if found["bytes_accessed"]:
-        lines.append(
-            f"memory traffic: {found['bytes_accessed'] / MIB:,.1f} MiB a step on each device, as XLA counts it"
-        )
+    if found["compiled"]:
+        lines.append(f"memory traffic: {found['traffic'] / MIB:,.1f} MiB a step on each device")
     return lines
 
 

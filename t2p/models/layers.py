@@ -20,7 +20,9 @@ Dtype = Any
 
 ATTENTION = ("auto", "matmul", "xla", "cudnn", "blockwise")
 LONG = 1024  # tokens from which "auto" goes block by block on a TPU
-BLOCK = 256  # queries that "blockwise" takes at a time
+# Queries that "blockwise" takes at a time. For 3PoinTr's 20 clouds of 2048 points XLA then keeps a block's weights in a
+# v5e's on-chip memory; with 256 it moved 2.3 times as many bytes, with 32 1.6 times (docs/scaling.md).
+BLOCK = 64
 
 
 def resolve_attention(choice: str, dtype: Dtype, platform: str, head_dim: int, length: int) -> str:

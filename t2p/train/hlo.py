@@ -71,15 +71,16 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"?known_trip_count"?:\{"?n"?:"?(\d+)')
 _LIMIT = re.compile(r"= s(?:32|64)\[\]\S* constant\((\d+)\)")
-_ARRAY = re.compile(r"\b([a-z]+)(\d*)[a-z0-9]*\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b[a-z]+\d*[a-z0-9]*\[[\d,]*\]")
+_PARTS = re.compile(r"([a-z]+)(\d*)[a-z0-9]*\[([\d,]*)\]")
 
 
 def _lines(text: str) -> Iterator[tuple[re.Match[str], int, bool]]:
     """-> (a collective, how often it runs, whether it is the inside of a reduce-scatter)."""
-    computations, entry = _computations(text)
+    bodies, entry = computations(text)
     seen = set()
-    for name, times in _times(computations, entry).items():
-        for text_line in computations[name]:
+    for name, times in times_run(bodies, entry).items():
+        for text_line in bodies[name]:
             if not (line := _OPERATION.match(text_line)):
                 continue
             channel = re.search(r"channel_id=(\d+)", line["rest"])
@@ -91,7 +92,7 @@ def _lines(text: str) -> Iterator[tuple[re.Match[str], int, bool]]:
             yield line, times, name.startswith("all-reduce-scatter")
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations(text: str) -> tuple[dict[str, list[str]], str]:
     """-> ({name: its lines}, the name of the one that the program starts with)."""
     found: dict[str, list[str]] = {}
     entry, lines = "", []
@@ -104,17 +105,17 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _times(computations: Mapping[str, list[str]], entry: str) -> Counter[str]:
-    """How often each computation runs in one run of the program."""
+def times_run(bodies: Mapping[str, list[str]], entry: str, skip: frozenset[str] = frozenset()) -> Counter[str]:
+    """How often each computation runs in one run of the program, those in `skip` left out with all that they call."""
     times: Counter[str] = Counter()
 
     def visit(name: str, factor: int) -> None:
         times[name] += factor
-        for line in computations[name]:
+        for line in bodies[name]:
             if loop := _LOOP.search(line):
-                visit(loop[2], factor * _trips(line, computations[loop[1]]))
+                visit(loop[2], factor * _trips(line, bodies[loop[1]]))
             for called in _called(line):
-                if called in computations:
+                if called in bodies and called not in skip:
                     visit(called, factor)
 
     if entry:
@@ -137,7 +138,7 @@ def _trips(line: str, condition: list[str]) -> int:
 
 def _size(type_: str, kind: str, start: bool, group: int) -> int:
     """Bytes of the whole array, from the type of what the operation gives."""
-    size = sum(_bytes(*array) for array in _ARRAY.findall(type_) if array[0] != "u" or array[2])  # not the contexts
+    size = sum(array_bytes(a) for a in _ARRAY.findall(type_) if not re.fullmatch(r"u\d+\[\]", a))  # not the contexts
     if start and kind == "all-gather":  # (what goes in, what comes out)
         return size * group // (group + 1)
     if start and kind == "collective-permute":
@@ -145,9 +146,11 @@ def _size(type_: str, kind: str, start: bool, group: int) -> int:
     return size * group if kind == "reduce-scatter" else size
 
 
-def _bytes(letter: str, bits: str, shape: str) -> int:
+def array_bytes(array: str) -> int:
+    """Of "bf16[3,4]" 24: the array as it is, without its layout's padding."""
+    letters, bits, shape = _PARTS.match(array).groups()  # type: ignore[union-attr]
     count = math.prod(int(n) for n in shape.split(",") if n)
-    return count * (1 if letter == "pred" else int(bits or 0)) // (1 if letter == "pred" else 8)
+    return count if letters == "pred" else count * int(bits or 0) // 8  # tokens have no bits
 
 
 Groups = list[tuple[int, ...]]

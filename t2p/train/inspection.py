@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from t2p.train.hlo import Collective, collectives
 from t2p.train.plan import Plan, attention_of
 from t2p.train.roofline import ASSUMPTIONS, Estimate, estimate
 from t2p.train.state import flatten
+from t2p.train.traffic import memory_traffic
 from t2p.train.waste import cut_heads, largest, products, trace, unsplit, use_of_all
 
 INTERMEDIATES = 3  # so many of the largest are named
@@ -38,12 +40,13 @@ def inspection(
         "waste": waste(plan, accelerator),
     }
     mesh = found["mesh"]
-    between = collectives(compiled.as_text() or "", mesh) if compiled else expected_collectives(plan)
+    program = (compiled.as_text() or "") if compiled else ""
+    between = collectives(program, mesh) if compiled else expected_collectives(plan)
     found["collectives"] = [{**dataclasses.asdict(c), "sent": c.sent} for c in between]
-    read = _accessed(compiled) if compiled else 0.0
-    found["bytes_accessed"] = read
+    found["traffic"] = memory_traffic(program)
+    found["xla"] = {name: float(x) for name, x in _costs(compiled).items() if name in ("flops", "bytes accessed")}
     if accelerator:
-        found["estimate"] = _estimate(estimate(accelerator, devices, plan.flops_per_step(), read, between))
+        found["estimate"] = _estimate(estimate(accelerator, devices, plan.flops_per_step(), found["traffic"], between))
     return found
 
 
@@ -120,10 +123,9 @@ def waste(plan: Plan, accelerator: Accelerator | None) -> dict[str, Any]:
     return found
 
 
-def _accessed(compiled: jax.stages.Compiled) -> float:
-    """Bytes that a device reads and writes in a step, as XLA counts them."""
-    analysis = compiled.cost_analysis() or {}
-    return float(analysis.get("bytes accessed", 0.0))
+def _costs(compiled: jax.stages.Compiled | None) -> Mapping[str, Any]:
+    """XLA's own count of a device's step, which takes the body of a loop once."""
+    return (compiled.cost_analysis() if compiled else None) or {}
 
 
 def _estimate(e: Estimate) -> dict[str, Any]:

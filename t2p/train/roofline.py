@@ -10,7 +10,8 @@ from t2p.train.hlo import Collective
 
 ASSUMPTIONS = (
     "compute: the stage's own FLOPs (forward and backward, nothing recomputed) at the peak bfloat16 rate",
-    "memory: the bytes that XLA counts, which takes a loop's body once, at the peak bandwidth",
+    "memory: what compiled operations read and write outside on-chip memory, loops as often as they run (XLA's own "
+    "count takes them once), at the peak bandwidth",
     "collectives: ring formulas at the peak rate of all of a device's links, or of the network between GPU hosts",
     "without overlap: the longer of compute and memory, then the collectives; with overlap: the longest of the three",
 )

@@ -198,4 +198,4 @@ def test_a_step_compiles_for_a_tpu_on_this_machine():
     assert memory["temporary"] > 0 and memory["padding"] > 0 and memory["known"] < memory["device"] / 10
     sent = sum(c["sent"] for c in found["collectives"])
     assert 2 * PARAMETERS * 3 / 4 <= sent < 2 * PARAMETERS * 3 / 4 + 200
-    assert found["estimate"]["step"] > 0 and found["bytes_accessed"] > 0
+    assert found["estimate"]["step"] > 0 and found["traffic"] > 0
