@@ -3,8 +3,8 @@
     python benchmarks/scaling.py --out FOLDER             # compiles what FOLDER has not yet, prints the tables
     python benchmarks/scaling.py --out FOLDER --only threepointr.tracks
 
-Each row is one `t2p inspect --json`, kept in FOLDER/<table>.<row>.json; some take minutes. A new config is a line in
-TABLES.
+Each row is one `t2p inspect --json`, kept in FOLDER/<table>.<row>.json; those that are compiled take minutes. A new
+config is a line in TABLES.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ def _plain(slices: dict[str, str]) -> dict[str, tuple[str, tuple[str, ...]]]:
     return {chips: (name, ()) for chips, name in slices.items()}
 
 
+def _shapes(slices: dict[str, str]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Rows that take seconds: what shapes tell, nothing compiled."""
+    return {chips: (name, ("--shapes",)) for chips, name in slices.items()}
+
+
 def _tensor(rules: tuple[tuple[str, tuple[str | None, ...]], ...]) -> tuple[str, ...]:
     return ("--config.mesh.tensor=2", f"--config.sharding={rules!r}")
 
@@ -57,10 +62,10 @@ TABLES = {
         20,
         _plain(SLICES) | {"1 whole matrices": ("v5e:1x1", ("--config.attention=xla",))},
     ),
-    "threepointr.policy": Table("configs/threepointr/policy.py:paper", 10, _plain({"8": "v5e:2x4"})),
-    "dp3.policy": Table("configs/dp3/policy.py:paper", 128, _plain({"8": "v5e:2x4"})),
-    "diffusion_policy.policy": Table("configs/diffusion_policy/policy.py:paper", 64, _plain({"8": "v5e:2x4"})),
-    "general_flow.flow": Table("configs/general_flow/flow.py:paper", 32, _plain({"8": "v5e:2x4"})),
+    "threepointr.policy": Table("configs/threepointr/policy.py:paper", 10, _shapes(SLICES)),
+    "dp3.policy": Table("configs/dp3/policy.py:paper", 128, _shapes(SLICES)),
+    "diffusion_policy.policy": Table("configs/diffusion_policy/policy.py:paper", 64, _shapes(SLICES)),
+    "general_flow.flow": Table("configs/general_flow/flow.py:paper", 32, _shapes(SLICES)),
 }
 
 
@@ -99,7 +104,8 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         state = sum(m[part] for part in ("parameters", "optimizer", "averages", "frozen"))
         mesh = " ".join(f"{axis}={size}" for axis, size in r["mesh"].items() if size > 1) or "-"
         kinds = ", ".join(f"{c['kind']} {c['sent'] / MIB:.1f}" for c in r["collectives"] if c["sent"] > MIB / 10)
-        cells = [name, mesh, f"{state / MIB:,.0f}", f"{m['temporary'] / MIB:,.0f}"]
+        temporary = f"{m['temporary'] / MIB:,.0f}" if r["compiled"] else "?"
+        cells = [name, mesh, f"{state / MIB:,.0f}", temporary]
         cells += [f"{m['known'] / MIB:,.0f} ({m['known'] / m['device']:.0%})"]
         cells += [f"{sum(c['sent'] for c in r['collectives']) / MIB:,.1f}", kinds or "-", f"{e['step'] * 1e3:.2f} ms"]
         cells += [f"{rates[name] / first:.1%}", f"{e['mfu']:.0%}"]

@@ -17,12 +17,14 @@ from t2p.cli.inspect import _shapes
 from t2p.cli.main import main
 from t2p.io import UserError
 from t2p.train import ahead
-from t2p.train.inspection import expected_collectives
+from t2p.train.inspection import expected_collectives, waste
 from t2p.train.plan import make_plan
 from t2p.train.sharding import AXES, make_mesh, rows_of_process, shapes_mesh
+from t2p.train.state import flatten
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACKS = str(ROOT / "configs/threepointr/tracks.py")
+ATM = str(ROOT / "configs/atm/track_transformer.py")
 PARAMETERS = 4 * 19995  # bytes of its debug variant
 
 
@@ -185,6 +187,48 @@ def test_what_is_foretold_without_compiling_is_the_ring_sum_of_all_gradients():
     config.optimizer.freeze = ("token_.*",)  # gets no gradient
     (less,) = expected_collectives(make_plan(config, example, shapes_mesh(config, 8), "tpu"))
     assert less.bytes == PARAMETERS - 4 * (3 * 32 + 2 * 32 * 32 + 3 * 32)
+
+
+def test_the_rules_for_the_tensor_axis_split_heads_and_hidden_layers():
+    config, example = _config_and_example(f"{ATM}:debug", "--config.batch_size=16", *scaling_rules())
+    params = flatten(make_plan(config, example, shapes_mesh(config, 8), "tpu").state.params)
+    local = {path: x.sharding.shard_shape(x.shape) for path, x in params.items()}
+    whole = {path for path, x in params.items() if local[path] == x.shape}
+    split = {path.split("/", 1)[1] for path in set(params) - whole}
+    assert split == {"attention/query/kernel", "attention/out/kernel"} | {
+        f"mlp/{name}" for name in ("fc1/kernel", "fc1/bias", "fc2/kernel")
+    }
+    assert local["block_0/attention/query/kernel"] == (32, 16) and local["block_1/mlp/fc2/kernel"] == (64, 32)
+    config.mesh.tensor = 4  # two heads
+    said = waste(make_plan(config, example, shapes_mesh(config, 8), "tpu"), None)
+    assert said["cut_heads"] == {"model": 2}
+
+
+def scaling_rules():
+    """Those of docs/scaling.md's table, as its benchmark gives them."""
+    spec = importlib.util.spec_from_file_location("scaling", ROOT / "benchmarks/scaling.py")
+    module = sys.modules["scaling"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.TABLES["atm.track_transformer"].rows["8 tensor"][1]
+
+
+def test_the_tables_of_the_docs_are_made_of_what_inspect_says(tmp_path, capsys, monkeypatch):
+    scaling_rules()
+    scaling = sys.modules["scaling"]
+    table = scaling.Table(f"{TRACKS}:debug", 2, {"2": ("h100-2", ("--shapes",)), "8": ("h100-8", ("--shapes",))})
+
+    def run(command, **_):
+        assert main(command[3:]) == 0
+        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    rows = {name: scaling.measured(tmp_path, "t", name, table) for name in table.rows}
+    monkeypatch.setattr(subprocess, "run", None)  # what is there is not made again
+    assert rows == {name: scaling.measured(tmp_path, "t", name, table) for name in table.rows}
+    head, _, two, eight = scaling.markdown(rows).splitlines()
+    assert two.startswith("| 2 | data=2 | 0 | ? |") and "100.0%" in two
+    least = [e["compute"] + e["network"] for e in (r["estimate"] for r in rows.values())]
+    assert f"{least[0] / least[1]:.1%}" in eight and head.count("|") == eight.count("|")
 
 
 @pytest.mark.long
