@@ -163,6 +163,9 @@ class WindowSpec:
     set's name. num_points: so many tracks are drawn uniformly among those visible at the window's start (None: all, in
     stored order), with replacement or, where there are enough, without. track_steps: resample the window's tracks
     linearly in time to so many steps (None: as they are). cameras: the views' intrinsics and poses.
+
+    What of the data's shapes the stage counts on, so that a batch can be told without data: image_size: (H, W) of the
+    pictures; space: of the tracks; widths: {column: numbers}, "actions" and "proprio/<name>".
     """
 
     views: tuple[str, ...]
@@ -180,6 +183,9 @@ class WindowSpec:
     proprio_keys: tuple[str, ...] = ()
     text: bool = False
     cameras: bool = False
+    image_size: tuple[int, int] | None = None
+    space: Space = "image"
+    widths: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ def convert(
     from t2p.io import load_arrays
     from t2p.methods.language import check_encoder
     from t2p.methods.registry import make_stage
-    from t2p.train.plan import describe, window_shapes
+    from t2p.train.plan import describe
+    from t2p.train.shapes import window_shapes
 
     check_encoder(text_encoder, "--text_encoder")
     if not Path(file).is_file():
@@ -77,7 +78,7 @@ def convert(
     params = to_variables(converter.rows(settings), arrays)
     config = _config(converter, settings, converter.text_width(arrays), text_encoder, text_path, views)
     stage = make_stage(config)
-    batch = window_shapes(stage.window, tuple(settings["image_size"]), config.text.width, batch_size=1)
+    batch = window_shapes(stage.window, config.text.width, batch_size=1)
     count = _check_shapes(stage, batch, params, file)
     meta = {"config": config.to_dict(), "shapes": describe(batch)}
     checkpoint.export(out, {"params": params, "batch_stats": {}, "frozen": {}}, meta)

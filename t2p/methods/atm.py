@@ -14,11 +14,11 @@ import ml_collections
 from t2p import pytrees  # noqa: F401
 from t2p.geometry.conventions import from_atm, to_atm
 from t2p.io import UserError
+from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, NUMBER, SHARE, Bound, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.atm import VARIANTS, TrackTransformer, unpatchify
-from t2p.models.layers import resolve_attention
 from t2p.types import ANY_VIEW, Array, Batch, FieldWindow, Prediction, Tracks, WindowSpec
 
 STAGE = "atm.track_transformer"
@@ -75,10 +75,10 @@ class TrackTransformerStage:
     horizon: int
 
     @classmethod
-    def from_config(cls, config: ml_collections.ConfigDict) -> TrackTransformerStage:
+    def from_config(cls, config: ml_collections.ConfigDict, platform: str) -> TrackTransformerStage:
         check_bounds(config, BOUNDS)
         window = config.window
-        model, views = _model(config), tuple(window.views)
+        model, views = _model(config, platform), tuple(window.views)
         return cls(model, Loss(**config.loss), views, window.track_set, window.points, window.horizon)
 
     @property
@@ -94,6 +94,7 @@ class TrackTransformerStage:
             num_points=self.points,
             track_steps=self.model.track_steps if resampled else None,
             text=True,
+            image_size=self.model.image_size,
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
@@ -159,17 +160,13 @@ class TrackTransformerStage:
         }
 
 
-def _model(config: ml_collections.ConfigDict) -> TrackTransformer:
+def _model(config: ml_collections.ConfigDict, platform: str) -> TrackTransformer:
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in config.model.items()}
     settings["head_dim"] = settings["head_dim"] or settings["dim"] // settings["heads"]
     _check(settings)
-    return TrackTransformer(
-        **settings,
-        dtype=jnp.dtype(config.dtype),
-        implementation=resolve_attention(config.attention, config.dtype, jax.default_backend(), settings["head_dim"]),
-        remat=config.remat,
-        scan=config.scan_layers,
-    )
+    model = TrackTransformer(**settings, dtype=jnp.dtype(config.dtype), remat=config.remat, scan=config.scan_layers)
+    attention = chosen_attention(config, platform, model.head_dim, model.tokens(config.window.points))
+    return model.clone(implementation=attention)
 
 
 def _check(model: Mapping[str, Any]) -> None:
@@ -220,8 +217,8 @@ def train_flops(model: TrackTransformer, points: int, text_width: int) -> float:
     """Multiply-adds of the matrix products, times two, of one forward and backward pass of one example.
 
     The first layer of each input needs no gradient of its input, so it counts twice instead of three times."""
-    d, inner, track_tokens = model.dim, model.heads * model.head_dim, model.track_steps // model.track_patch * points
-    length = track_tokens + model.image_tokens + 1
+    d, inner, length = model.dim, model.heads * model.head_dim, model.tokens(points)
+    track_tokens = length - model.image_tokens - 1
     projections = 2 * d * inner + 2 * d * model.head_dim + 8 * d * d  # query, out; key and value; mlp
     blocks = model.depth * (length * projections + 2 * length**2 * inner)
     ends = track_tokens * 2 * model.track_patch * d + model.image_tokens * 3 * model.frames * model.patch**2 * d

@@ -20,7 +20,7 @@ from t2p.methods import heads
 from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, check_bounds
 from t2p.methods.normalise import Limits, empty_statistics
-from t2p.methods.open_loop import SETPOINT, ChunkStage, state_of, undo_limits
+from t2p.methods.open_loop import SETPOINT, SETPOINT_WIDTHS, ChunkStage, state_of, undo_limits
 from t2p.models.resnet import ResNet, forward_flops, make_resnet
 from t2p.types import Array, Batch, FieldWindow, Observe, WindowSpec
 
@@ -93,6 +93,8 @@ class DiffusionPolicyStage(ChunkStage):
             actions=FieldWindow(tuple(range(self.steps))),
             proprio=FieldWindow((0,)),
             proprio_keys=STATE,
+            image_size=self.image_size,
+            widths=SETPOINT_WIDTHS,
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:

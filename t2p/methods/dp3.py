@@ -24,7 +24,7 @@ from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
 from t2p.methods.clouds import fill_by_repetition
 from t2p.methods.normalise import Limits, empty_statistics
-from t2p.methods.open_loop import SETPOINT, ChunkStage, first_cloud, state_of, undo_limits
+from t2p.methods.open_loop import SETPOINT, SETPOINT_WIDTHS, ChunkStage, first_cloud, state_of, undo_limits
 from t2p.methods.threepointr.actions import from_threepointr_actions, to_threepointr_actions
 from t2p.methods.threepointr.scaling import centre_and_radius, to_threepointr
 from t2p.models.dp3 import WIDTHS, Dp3Encoder
@@ -178,6 +178,8 @@ class Dp3Stage(ChunkStage):
             proprio=FieldWindow((0,)),
             proprio_keys=STATE,
             cameras=True,
+            space="camera",
+            widths=SETPOINT_WIDTHS,
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:

@@ -22,6 +22,7 @@ from t2p.types import ActionKind, Array, Batch, Observation, Observe, Prediction
 
 MILLIMETRES = 1000.0
 SETPOINT = 10  # position, 6D rotation, gripper
+SETPOINT_WIDTHS = {"actions": SETPOINT, "proprio/tool": SETPOINT - 1, "proprio/gripper": 1}  # numbers of each column
 
 
 class Planner(Protocol):

@@ -12,10 +12,10 @@ from t2p.io import UserError
 from t2p.methods.base import Policy, Stage
 
 
-def _atm_track_transformer(config: ml_collections.ConfigDict) -> Stage:
+def _atm_track_transformer(config: ml_collections.ConfigDict, platform: str) -> Stage:
     from t2p.methods.atm import TrackTransformerStage
 
-    return TrackTransformerStage.from_config(config)
+    return TrackTransformerStage.from_config(config, platform)
 
 
 def _configure_atm_track_transformer(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -24,25 +24,25 @@ def _configure_atm_track_transformer(config: ml_collections.ConfigDict) -> ml_co
     return configure(config)
 
 
-def _threepointr_tracks(config: ml_collections.ConfigDict) -> Stage:
+def _threepointr_tracks(config: ml_collections.ConfigDict, platform: str) -> Stage:
     from t2p.methods.threepointr.tracks import TracksStage
 
-    return TracksStage.from_config(config)
+    return TracksStage.from_config(config, platform)
 
 
-def _threepointr_policy(config: ml_collections.ConfigDict) -> Stage:
+def _threepointr_policy(config: ml_collections.ConfigDict, platform: str) -> Stage:
     from t2p.methods.threepointr.policy import PolicyStage
 
-    return PolicyStage.from_config(config)
+    return PolicyStage.from_config(config, platform)
 
 
-def _dp3_policy(config: ml_collections.ConfigDict) -> Stage:
+def _dp3_policy(config: ml_collections.ConfigDict, platform: str) -> Stage:
     from t2p.methods.dp3 import Dp3Stage
 
     return Dp3Stage.from_config(config)
 
 
-def _diffusion_policy(config: ml_collections.ConfigDict) -> Stage:
+def _diffusion_policy(config: ml_collections.ConfigDict, platform: str) -> Stage:
     from t2p.methods.diffusion_policy import DiffusionPolicyStage
 
     return DiffusionPolicyStage.from_config(config)
@@ -54,13 +54,13 @@ def _open_loop(stage: Any) -> Policy:
     return OpenLoopPolicy(stage)
 
 
-def _general_flow(config: ml_collections.ConfigDict) -> Stage:
+def _general_flow(config: ml_collections.ConfigDict, platform: str) -> Stage:
     from t2p.methods.general_flow.stage import GeneralFlowStage
 
     return GeneralFlowStage.from_config(config)
 
 
-STAGES: dict[str, Callable[[ml_collections.ConfigDict], Stage]] = {
+STAGES: dict[str, Callable[[ml_collections.ConfigDict, str], Stage]] = {
     "atm.track_transformer": _atm_track_transformer,
     "threepointr.tracks": _threepointr_tracks,
     "threepointr.policy": _threepointr_policy,
@@ -82,13 +82,14 @@ CONFIGURE: dict[str, Callable[[ml_collections.ConfigDict], ml_collections.Config
 }
 
 
-def make_stage(config: ml_collections.ConfigDict) -> Stage:
-    """The stage that config.stage names, built from the config."""
+def make_stage(config: ml_collections.ConfigDict, platform: str = "") -> Stage:
+    """The stage that config.stage names, built from the config. platform: that it will run on ("cpu", "gpu", "tpu"), if
+    not on JAX's own here."""
     if config.stage not in STAGES:
         near = difflib.get_close_matches(config.stage, STAGES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown stage {config.stage!r}; expected one of {', '.join(STAGES)}{hint}")
-    return STAGES[config.stage](config)
+    return STAGES[config.stage](config, platform)
 
 
 def make_policy(config: ml_collections.ConfigDict) -> Policy:

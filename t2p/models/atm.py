@@ -129,6 +129,10 @@ class TrackTransformer(nn.Module):
     def image_tokens(self) -> int:
         return (self.image_size[0] // self.patch) * (self.image_size[1] // self.patch)
 
+    def tokens(self, points: int) -> int:
+        """Of one example with so many points: tracks, picture, sentence."""
+        return self.track_steps // self.track_patch * points + self.image_tokens + 1
+
     @nn.compact
     def __call__(
         self, images: Array, points: Array, text: Array, patch_mask: Array | None = None, train: bool = False

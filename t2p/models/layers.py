@@ -18,14 +18,19 @@ from t2p.io import UserError
 Array = jax.Array
 Dtype = Any
 
-ATTENTION = ("auto", "matmul", "xla", "cudnn")
+ATTENTION = ("auto", "matmul", "xla", "cudnn", "blockwise")
+LONG = 1024  # tokens from which "auto" goes block by block on a TPU
+# Queries that "blockwise" takes at a time. For 3PoinTr's 20 clouds of 2048 points XLA then keeps a block's weights in a
+# v5e's on-chip memory; with 256 it moved 2.3 times as many bytes, with 32 1.6 times (docs/scaling.md).
+BLOCK = 64
 
 
-def resolve_attention(choice: str, dtype: Dtype, platform: str, head_dim: int) -> str:
-    """The implementation that `choice` means on this platform: "matmul", "xla" or "cudnn".
+def resolve_attention(choice: str, dtype: Dtype, platform: str, head_dim: int, length: int) -> str:
+    """The implementation that `choice` means on this platform: "matmul", "xla", "cudnn" or "blockwise".
 
     "auto" takes cudnn on a GPU in half precision with a head width that it accepts, 3-D matrix products on a CPU
-    (2-3 times faster there than XLA's 4-D sums) and xla elsewhere. platform: jax.default_backend()."""
+    (2-3 times faster there than XLA's 4-D sums), blockwise on a TPU for long sequences, and xla elsewhere. platform:
+    "cpu", "gpu" or "tpu"; length: tokens that look at each other."""
     if choice not in ATTENTION:
         raise UserError(f"attention is {choice!r}; expected one of {', '.join(ATTENTION)}")
     fits = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
@@ -38,6 +43,8 @@ def resolve_attention(choice: str, dtype: Dtype, platform: str, head_dim: int) -
         return choice
     if platform in ("gpu", "cuda"):
         return "cudnn" if fits else "xla"
+    if platform == "tpu" and length >= LONG:
+        return "blockwise"
     return "matmul" if platform == "cpu" else "xla"
 
 
@@ -55,10 +62,13 @@ def attention(
 
     q: [b, n, h, d]; k, v: [b, m, g, d], where each of the g heads serves h / g query heads in order (g = 1:
     multi-query, g = h: multi-head); mask: bool, broadcastable to [b, h, n, m], True where a query may look.
-    implementation: what `resolve_attention` gave. Dropout on the weights is only in "matmul", which therefore
-    serves training with it everywhere. Returns [b, n, h, d] in v's type."""
+    implementation: what `resolve_attention` gave; "cudnn" and "blockwise" never hold a whole [n, m] matrix. Dropout on
+    the weights is only in "matmul", which therefore serves training with it everywhere. Returns [b, n, h, d] in v's
+    type."""
     if implementation == "matmul" or dropout_rate > 0.0:
         return _matmul_attention(q, k, v, mask, dropout_rate, dropout_rng)
+    if implementation == "blockwise":
+        return _blockwise_attention(q, k, v, mask)
     stock: Any = implementation
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=stock)
 
@@ -76,6 +86,29 @@ def _matmul_attention(q: Array, k: Array, v: Array, mask: Array | None, rate: fl
     weights = dropout(jax.nn.softmax(logits, axis=-1).astype(v.dtype), rate, rng)
     out = jnp.einsum("bnm,bmd->bnd", weights, values)
     return out.reshape(b, g, n, h // g, d).swapaxes(1, 2).reshape(b, n, h, d)
+
+
+def _blockwise_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """The same for a block of queries at a time: of the [n, m] weights of each head only a block's are ever there, in
+    the backward pass too, which makes them again. Plain JAX, so that any mesh partitions it."""
+    b, n, h, d = q.shape
+    blocks = -(-n // BLOCK)
+    size = -(-n // blocks)
+
+    def cut(x: Array, axis: int) -> Array:
+        """[.., n, ..] -> [blocks, .., size, ..], filled up with zeros."""
+        x = jnp.pad(x, [(0, blocks * size - n if i == axis else 0) for i in range(x.ndim)])
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], blocks, size, *x.shape[axis + 1 :]), axis, 0)
+
+    def one(queries: Array, allowed: Array | None) -> Array:
+        return jax.nn.dot_product_attention(queries, k, v, mask=allowed, implementation="xla")
+
+    allowed = None if mask is None else mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+    each = allowed is not None and allowed.shape[2] > 1  # the mask differs from query to query
+    parts = (cut(q, 1), cut(allowed, 2)) if allowed is not None and each else cut(q, 1)
+    run = jax.checkpoint(lambda part: one(*part) if each else one(part, allowed), prevent_cse=False)
+    out = jax.lax.map(run, parts)  # [blocks, b, size, h, d]
+    return jnp.moveaxis(out, 0, 1).reshape(b, blocks * size, h, d)[:, :n]
 
 
 def dropout(x: Array, rate: float, rng: Array | None) -> Array:

@@ -29,7 +29,7 @@ def base_config() -> ml_collections.ConfigDict:
     c.dtype = "float32"  # compute; parameters and coordinates stay float32
     c.remat = False
     c.scan_layers = False
-    c.attention = "auto"  # auto, matmul, xla or cudnn: see t2p.models.layers
+    c.attention = "auto"  # auto, matmul, xla, cudnn or blockwise: see t2p.models.layers
 
     c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: what is left
     # Ordered (regex on the parameter's path, partition per axis); first match wins, else by shape over fsdp.

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,19 @@ from t2p.train.evals import Eval, validation
 from t2p.train.feed import Batches, group_of, to_device
 from t2p.train.init_from import held_paths
 from t2p.train.optimizer import make_optimizer
-from t2p.train.sharding import batch_spec, check_batch, make_mesh, rows_of_process, state_shardings, with_shardings
+from t2p.train.sharding import (
+    AnyMesh,
+    batch_spec,
+    check_batch,
+    make_mesh,
+    rows_of_process,
+    state_shardings,
+    with_shardings,
+)
 from t2p.train.state import TrainState, flatten, initial_state
 from t2p.train.statistics import with_statistics
 from t2p.train.step import TrainStep, several
-from t2p.types import ANY_VIEW, Batch, Tracks, WindowSpec
+from t2p.types import Batch
 
 
 @dataclass(frozen=True)
@@ -58,14 +66,18 @@ class Plan:
 
     def compile(self) -> jax.stages.Compiled:
         """config.dispatch train steps on as many batches; the first argument is donated."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.state), NamedSharding(self.mesh, PartitionSpec())
+        step = partial(several, self.step) if self.config.dispatch > 1 else self.step
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
+        return jitted.lower(self.state, self.batch_shapes()).compile()
+
+    def batch_shapes(self) -> Batch:
+        """`example` with where it lies, and one for each step of a dispatch."""
         group = group_of(self.config.dispatch)
         sharding = NamedSharding(self.mesh, batch_spec(len(group)))
-        batch = jax.tree.map(
+        return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((*group, *x.shape), x.dtype, sharding=sharding), self.example
         )
-        shardings = jax.tree.map(lambda x: x.sharding, self.state), NamedSharding(self.mesh, PartitionSpec())
-        step = partial(several, self.step) if group else self.step
-        return jax.jit(step, donate_argnums=0, out_shardings=shardings).lower(self.state, batch).compile()
 
     def loader(self, start: int) -> Batches:
         """Training batches from global position `start` on."""
@@ -128,38 +140,48 @@ class Plan:
 
     def first_line(self) -> str:
         """Platform, devices, mesh, and how the model computes."""
-        kinds = Counter(d.device_kind for d in jax.devices())
-        devices = ", ".join(f"{n} x {kind}" for kind, n in kinds.items())
+        found = list(self.mesh.devices.flat)
+        devices = ", ".join(f"{n} x {kind}" for kind, n in Counter(d.device_kind for d in found).items())
+        processes = len({d.process_index for d in found})
         mesh = " ".join(f"{a}={s}" for a, s in self.mesh.shape.items())
-        attention = _attention(getattr(self.stage, "model", None))
+        attention = attention_of(self.stage)
         computes = self.config.dtype + (f", attention {attention}" if attention else "")
-        return f"{jax.default_backend()}: {devices} in {jax.process_count()} process(es), mesh {mesh}; {computes}"
+        return f"{found[0].platform}: {devices} in {processes} process(es), mesh {mesh}; {computes}"
 
 
 def _initial(stage: Stage, step: TrainStep, example: Batch) -> Any:
     return partial(initial_state, stage, step.optimizer, step.held, step.ema > 0.0, example, step.seed)
 
 
-def _attention(model: Any) -> str:
-    """The implementation that runs: dropout on the attention's weights is only in "matmul" (t2p.models.layers)."""
+def attention_of(stage: Stage) -> str:
+    """The implementation that runs, "" where there is none: dropout on the attention's weights is only in "matmul"
+    (t2p.models.layers)."""
+    model = getattr(stage, "model", None)
     chosen = getattr(model, "implementation", "")
     falls_back = chosen not in ("", "matmul") and getattr(model, "attention_dropout", 0.0) > 0.0
     return f"{chosen} (matmul in training: attention dropout is on)" if falls_back else chosen
 
 
-def make_plan(config: ml_collections.ConfigDict, example: Batch | None = None) -> Plan:
+def make_plan(
+    config: ml_collections.ConfigDict,
+    example: Batch | None = None,
+    mesh: AnyMesh | None = None,
+    platform: str = "",
+) -> Plan:
     """Checks the config against data and devices and works out shapes and shardings; allocates nothing large.
 
-    example: shapes of a global batch (see window_shapes), for a plan that never trains: no data is read, no
-    sentence embedded, and empty statistics become limits of -1 and 1."""
-    check_accelerator(config.accelerator)
+    example: shapes of a global batch (see t2p.train.shapes), for a plan that never trains: no data is read, no
+    sentence embedded, and empty statistics become limits of -1 and 1. mesh, platform: of the devices that it is for,
+    where those are not this machine's: such a plan may be compiled, and with an AbstractMesh not even that."""
+    check_accelerator(config.accelerator, platform)
     check_values(config)
-    mesh = make_mesh(config)
+    here = mesh is None
+    mesh = make_mesh(config) if mesh is None else mesh
     check_batch(config, mesh)
-    block = rows_of_process(mesh, config.batch_size)
+    block = rows_of_process(cast(Mesh, mesh), config.batch_size, jax.process_index()) if here else (0, 1)
     assert block is not None, "make_mesh gives every process one run of rows"
     config = with_statistics(config, blank=example is not None)
-    stage = make_stage(config)
+    stage = make_stage(config, platform)
     text = _embed(config) if stage.window.text and example is None else None
     example = example or _example(config, stage, text)
     variables = jax.eval_shape(lambda: stage.init(jax.random.key(0), _zeros(example)))
@@ -169,13 +191,17 @@ def make_plan(config: ml_collections.ConfigDict, example: Batch | None = None) -
     step = TrainStep(stage, optimizer, schedule, held, config.seed, config.accumulation, *ema)
     shapes = jax.eval_shape(_initial(stage, step, example))
     state = with_shardings(shapes, state_shardings(shapes, optimizer, held, mesh, config))
-    return Plan(config, mesh, stage, text, example, step, state, block)
+    return Plan(config, cast(Mesh, mesh), stage, text, example, step, state, block)
 
 
-def check_accelerator(wanted: str) -> None:
-    """The accelerator that the config asks for must be the one that JAX found."""
+def check_accelerator(wanted: str, platform: str = "") -> None:
+    """The accelerator that the config asks for must be the one that JAX found, or the `platform` planned for."""
     if wanted not in ("", "cpu", "gpu", "tpu"):
         raise UserError(f"accelerator is {wanted!r}; expected cpu, gpu, tpu or '' (whatever is there)")
+    if platform:
+        if wanted not in ("", platform):
+            raise UserError(f"config.accelerator is {wanted!r}, but this is a plan for {platform!r}; set it to ''")
+        return
     try:
         found = jax.default_backend()
     except RuntimeError as e:
@@ -203,24 +229,6 @@ def _example(config: ml_collections.ConfigDict, stage: Stage, text: Mapping[str,
         return jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
 
     return jax.tree.map(shape, pipeline.example_batch(config.data, stage.window, 2, text))
-
-
-def window_shapes(window: WindowSpec, image_size: tuple[int, int], text_width: int, batch_size: int) -> Batch:
-    """The images, 2-D tracks and text of a batch of `window`, as ShapeDtypeStructs, without any data."""
-
-    def shape(*sizes: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch_size, *sizes), dtype)
-
-    views = (ANY_VIEW,) if window.one_view else window.views
-    images, tracks = {}, {}
-    if window.images is not None:
-        images = {v: shape(len(window.images.offsets), *image_size, 3, dtype=jnp.uint8) for v in views}
-    if window.tracks is not None and window.track_set is not None and window.num_points is not None:
-        steps, points = window.track_steps or len(window.tracks.offsets), window.num_points
-        visible, valid = shape(steps, points, dtype=jnp.bool_), shape(steps, dtype=jnp.bool_)
-        one = Tracks(shape(steps, points, 2), visible, valid=valid)
-        tracks = {window.track_set: dict.fromkeys(views, one)}
-    return Batch(images=images, tracks=tracks, text=shape(text_width) if window.text else None)
 
 
 def _zeros(example: Batch) -> Batch:

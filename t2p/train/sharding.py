@@ -7,20 +7,21 @@ goes by the first rule of config.sharding whose regex matches its path, else by 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t2p.io import UserError
 from t2p.train.state import TrainState, check_rules, first_match, flatten, split, unflatten
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
+AnyMesh = Mesh | AbstractMesh
 
 
 def batch_spec(before: int = 0) -> PartitionSpec:
@@ -28,10 +29,27 @@ def batch_spec(before: int = 0) -> PartitionSpec:
     return PartitionSpec(*(None,) * before, *BATCH)
 
 
-def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
-    """A mesh of all devices with the sizes of config.mesh; one of them may be -1, which takes what is left."""
+def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] = ()) -> Mesh:
+    """A mesh with the sizes of config.mesh of these devices, or of all that JAX has here."""
+    devices = list(devices) or jax.devices()
+    sizes = mesh_sizes(config, len(devices))
+    mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    processes = {d.process_index for d in devices}
+    if any(rows_of_process(mesh, sizes[0] * sizes[1], p) is None for p in processes):
+        # Topology order would scatter a process's rows: take the devices process by process instead.
+        devices = sorted(devices, key=lambda d: (d.process_index, d.id))
+        mesh = Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+    return mesh
+
+
+def shapes_mesh(config: ml_collections.ConfigDict, count: int) -> AbstractMesh:
+    """The mesh of so many devices that are not there: arrays can be divided over it, and nothing compiled for it."""
+    return AbstractMesh(mesh_sizes(config, count), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_sizes(config: ml_collections.ConfigDict, count: int) -> tuple[int, ...]:
+    """Sizes of AXES for so many devices: config.mesh, one of which may be -1, which takes what is left."""
     sizes = [config.mesh[a] for a in AXES]
-    count = jax.device_count()
     rest = math.prod(s for s in sizes if s != -1)
     fits = (
         sizes.count(-1) <= 1 and min(sizes) >= -1 and rest > 0 and (count % rest == 0 if -1 in sizes else count == rest)
@@ -41,29 +59,22 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
         raise UserError(
             f"mesh {given} does not fit {count} devices; expected sizes whose product is {count} (one may be -1)"
         )
-    sizes = [count // rest if s == -1 else s for s in sizes]
-    mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
-    if rows_of_process(mesh, sizes[0] * sizes[1]) is None:
-        # Topology order would scatter a process's rows: take the devices process by process instead.
-        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-        mesh = Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
-    return mesh
+    return tuple(count // rest if s == -1 else s for s in sizes)
 
 
-def rows_of_process(mesh: Mesh, batch_size: int) -> tuple[int, int] | None:
-    """-> (block, blocks): this process's devices hold the block-th of `blocks` equal runs of rows of a batch.
+def rows_of_process(mesh: Mesh, batch_size: int, process: int) -> tuple[int, int] | None:
+    """-> (block, blocks): a process's devices hold the block-th of `blocks` equal runs of rows of a batch.
 
     Processes that differ in the tensor axis alone hold the same rows. None if the rows are no such run."""
-    sharding = NamedSharding(mesh, BATCH)
-    held = sharding.addressable_devices_indices_map((batch_size,)).values()
-    spans = {index[0].indices(batch_size)[:2] for index in held if index is not None}
+    held: Any = NamedSharding(mesh, BATCH).devices_indices_map((batch_size,)).items()
+    spans = {i[0].indices(batch_size)[:2] for device, i in held if device.process_index == process}
     start, stop = min(s for s, _ in spans), max(e for _, e in spans)
     size = stop - start
     whole = sum(e - s for s, e in spans) == size
     return (start // size, batch_size // size) if whole and start % size == 0 and batch_size % size == 0 else None
 
 
-def check_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+def check_batch(config: ml_collections.ConfigDict, mesh: AnyMesh) -> None:
     """The global batch must divide into micro-batches, and each of those over the mesh."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if config.batch_size % (config.accumulation * shards):
@@ -86,7 +97,7 @@ def _by_shape(shape: tuple[int, ...], itemsize: int, fsdp: int, min_bytes: int, 
     return PartitionSpec(*[("fsdp" if i == largest else None) for i in range(len(shape))])
 
 
-def partition(path: str, leaf: Any, mesh: Mesh, config: ml_collections.ConfigDict) -> PartitionSpec:
+def partition(path: str, leaf: Any, mesh: AnyMesh, config: ml_collections.ConfigDict) -> PartitionSpec:
     """The partition of one parameter; a rule that does not fit its shape is an error."""
     rule = first_match(config.sharding, path)
     if rule is None:
@@ -105,7 +116,7 @@ def partition(path: str, leaf: Any, mesh: Mesh, config: ml_collections.ConfigDic
     return spec
 
 
-def tree_shardings(tree: Mapping[str, Any], mesh: Mesh, config: ml_collections.ConfigDict) -> dict[str, Any]:
+def tree_shardings(tree: Mapping[str, Any], mesh: AnyMesh, config: ml_collections.ConfigDict) -> dict[str, Any]:
     """A NamedSharding for each leaf of a tree of parameters (or of their shapes)."""
     flat = flatten(tree)
     return unflatten({k: NamedSharding(mesh, partition(k, v, mesh, config)) for k, v in flat.items()})
@@ -115,7 +126,7 @@ def state_shardings(
     shapes: Any,
     optimizer: optax.GradientTransformation,
     held: frozenset[str],
-    mesh: Mesh,
+    mesh: AnyMesh,
     config: ml_collections.ConfigDict,
 ) -> Any:
     """A TrainState of shardings for a TrainState of shapes: optimiser moments and averages lie where their parameters

@@ -1,5 +1,7 @@
 """The pieces that networks share, against plain NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,24 +64,63 @@ def test_attention_dropout_zeroes_weights_and_keeps_the_mean():
 
 
 @pytest.mark.parametrize(
-    ("choice", "dtype", "platform", "head_dim", "expected"),
+    ("length", "kv_heads", "masked"), [(4, 6, ""), (7, 1, "each"), (11, 2, "keys")]
+)  # blocks of 4: one, one and a part, two and a part
+def test_blockwise_attention_and_its_gradients_equal_those_of_matrix_products(length, kv_heads, masked, monkeypatch):
+    monkeypatch.setattr(layers, "BLOCK", 4)
+    rng = np.random.default_rng(3)
+    q, out = rng.standard_normal((2, 2, length, 6, 8)).astype(np.float32)
+    k, v = rng.standard_normal((2, 2, 9, kv_heads, 8)).astype(np.float32)
+    shapes = {"": None, "keys": (2, 1, 1, 9), "each": (2, 1, length, 9)}
+    mask = None if shapes[masked] is None else rng.random(shapes[masked]) < 0.6
+    if mask is not None:
+        mask[..., 0] = True
+
+    @partial(jax.jit, static_argnums=0)
+    def run(implementation, *inputs):
+        y, pull = jax.vjp(lambda *x: layers.attention(*x, implementation=implementation, mask=mask), *inputs)
+        return y, *pull(out)
+
+    for x, y in zip(run("blockwise", q, k, v), run("matmul", q, k, v), strict=True):
+        np.testing.assert_allclose(x, y, atol=3e-6)
+
+
+def test_blockwise_attention_never_holds_a_whole_matrix(monkeypatch):
+    monkeypatch.setattr(layers, "BLOCK", 32)
+    n, heads = 512, 2
+
+    def temporary(implementation):
+        """In matrices of float32, forward and backward."""
+        x = jax.ShapeDtypeStruct((1, n, heads, 8), jnp.float32)
+        grad = jax.grad(lambda q, k: layers.attention(q, k, k, implementation=implementation).sum(), (0, 1))
+        return jax.jit(grad).lower(x, x).compile().memory_analysis().temp_size_in_bytes / (4 * heads * n * n)
+
+    assert temporary("matmul") > 2 and temporary("blockwise") < 0.5
+
+
+@pytest.mark.parametrize(
+    ("choice", "dtype", "platform", "head_dim", "length", "expected"),
     [
-        ("auto", "float32", "cpu", 48, "matmul"),
-        ("auto", "bfloat16", "tpu", 48, "xla"),
-        ("auto", "bfloat16", "gpu", 48, "cudnn"),
-        ("auto", "float32", "gpu", 48, "xla"),
-        ("auto", "bfloat16", "gpu", 20, "xla"),
-        ("xla", "float32", "cpu", 48, "xla"),
+        ("auto", "float32", "cpu", 48, 193, "matmul"),
+        ("auto", "float32", "cpu", 64, 2048, "matmul"),
+        ("auto", "bfloat16", "tpu", 48, 193, "xla"),
+        ("auto", "float32", "tpu", 64, 2048, "blockwise"),
+        ("auto", "bfloat16", "gpu", 48, 193, "cudnn"),
+        ("auto", "bfloat16", "gpu", 64, 2048, "cudnn"),
+        ("auto", "float32", "gpu", 48, 193, "xla"),
+        ("auto", "bfloat16", "gpu", 20, 193, "xla"),
+        ("xla", "float32", "cpu", 48, 193, "xla"),
+        ("blockwise", "float32", "cpu", 48, 193, "blockwise"),
     ],
 )
-def test_resolve_attention(choice, dtype, platform, head_dim, expected):
-    assert layers.resolve_attention(choice, dtype, platform, head_dim) == expected
+def test_resolve_attention(choice, dtype, platform, head_dim, length, expected):
+    assert layers.resolve_attention(choice, dtype, platform, head_dim, length) == expected
 
 
 @pytest.mark.parametrize(("choice", "word"), [("cudnn", "GPU"), ("flash", "expected one of auto")])
 def test_resolve_attention_refuses_what_cannot_run(choice, word):
     with pytest.raises(UserError, match=word):
-        layers.resolve_attention(choice, "float32", "cpu", 48)
+        layers.resolve_attention(choice, "float32", "cpu", 48, 193)
 
 
 def test_dropout_scales_what_it_keeps():

@@ -100,6 +100,7 @@ class GeneralFlowStage:
             tracks=FieldWindow(tuple(range(self.model.steps + 1))),
             num_points=self.points,
             replacement=False,
+            space="camera",
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:

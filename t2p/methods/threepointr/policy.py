@@ -12,6 +12,7 @@ import ml_collections
 from t2p import pytrees  # noqa: F401
 from t2p.io import UserError
 from t2p.methods import heads
+from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
 from t2p.methods.clouds import fill_by_repetition
@@ -19,7 +20,6 @@ from t2p.methods.open_loop import SETPOINT, ChunkStage, first_cloud
 from t2p.methods.threepointr.actions import from_threepointr_actions, to_threepointr_actions
 from t2p.methods.threepointr.scaling import centre_and_radius, from_threepointr, to_threepointr, to_threepointr_image
 from t2p.methods.threepointr.tracks import NET_BOUNDS, make_net, net_flops, net_settings
-from t2p.models.layers import resolve_attention
 from t2p.models.threepointr import READOUT_VARIANTS, Readout, TrackNet
 from t2p.types import Array, Batch, FieldWindow, Observation, Observe, Prediction, Tracks, WindowSpec
 
@@ -79,14 +79,14 @@ class PolicyStage(ChunkStage):
     floor: bool
 
     @classmethod
-    def from_config(cls, config: ml_collections.ConfigDict) -> PolicyStage:
+    def from_config(cls, config: ml_collections.ConfigDict, platform: str) -> PolicyStage:
         check_bounds(config, BOUNDS)
         m, w = config.model, config.window
         if m.conditioning not in TRACKS:
             raise UserError(f"model.conditioning is {m.conditioning!r}; expected one of {', '.join(TRACKS)}")
-        net, dtype = make_net(m.tracks, config), jnp.dtype(config.dtype)
+        net, dtype = make_net(m.tracks, config, platform), jnp.dtype(config.dtype)
         width = m.readout.width // m.readout.heads
-        attention = resolve_attention(config.attention, config.dtype, jax.default_backend(), width)
+        attention = chosen_attention(config, platform, width, length=1)  # one query: no matrix to avoid
         readout = Readout(**m.readout, dtype=dtype, implementation=attention)
         head = heads.DiffusionHead.from_config(m, (net.steps, SETPOINT), m.readout.condition, dtype)
         settings = float(m.tracks.radius_quantile), m.conditioning, m.projected, tuple(m.image_size), config.loss.noise
@@ -115,6 +115,8 @@ class PolicyStage(ChunkStage):
             replacement=False,
             actions=FieldWindow(tuple(range(self.steps))),
             cameras=True,
+            space="camera",
+            widths={"actions": SETPOINT},
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from t2p import pytrees  # noqa: F401
+from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
 from t2p.methods.clouds import fill_by_repetition
@@ -21,7 +22,6 @@ from t2p.methods.threepointr.scaling import (
     to_threepointr,
     to_threepointr_displacement,
 )
-from t2p.models.layers import resolve_attention
 from t2p.models.threepointr import TRACK_VARIANTS, TrackNet
 from t2p.types import Array, Batch, FieldWindow, Prediction, Tracks, WindowSpec
 
@@ -52,11 +52,11 @@ def net_settings(variant: str) -> dict[str, Any]:
     return {"cross_attend_tokens": True, "head": "absolute", "radius_quantile": 0.9, **TRACK_VARIANTS[variant]}
 
 
-def make_net(settings: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> TrackNet:
-    """The track network of `settings` (see net_settings) as the rest of the config has it computed."""
+def make_net(settings: ml_collections.ConfigDict, config: ml_collections.ConfigDict, platform: str) -> TrackNet:
+    """The track network of `settings` (see net_settings) as the rest of the config has it computed on `platform`."""
     chosen = {k: v for k, v in settings.items() if k != "radius_quantile"}
     width = chosen["width"] // chosen["heads"]
-    attention = resolve_attention(config.attention, config.dtype, jax.default_backend(), width)
+    attention = chosen_attention(config, platform, width, config.window.points)
     return TrackNet(**chosen, dtype=jnp.dtype(config.dtype), implementation=attention)
 
 
@@ -76,10 +76,10 @@ class TracksStage:
     points: int
 
     @classmethod
-    def from_config(cls, config: ml_collections.ConfigDict) -> TracksStage:
+    def from_config(cls, config: ml_collections.ConfigDict, platform: str) -> TracksStage:
         check_bounds(config, BOUNDS)
         w, loss = config.window, config.loss
-        net = make_net(config.model, config)
+        net = make_net(config.model, config, platform)
         settings = float(config.model.radius_quantile), loss.noise, loss.weight, loss.drop_occluded
         return cls(net, *settings, w.view, w.track_set, w.points)
 
@@ -97,6 +97,7 @@ class TracksStage:
             tracks=FieldWindow(tuple(range(self.net.steps + 1))),
             num_points=self.points,
             replacement=False,
+            space="camera",
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
