@@ -105,7 +105,7 @@ def test_validation_is_the_mean_over_the_rows_that_count(finished):
     workdir, _ = finished
     variables, meta = checkpoint.load(workdir, "latest")
     batch = rows(10**6, np.arange(21))
-    loss, _ = make_fake_stage(config()).loss(variables, batch, jax.random.key(0), False)
+    loss, _ = make_fake_stage(config(), "cpu").loss(variables, batch, jax.random.key(0), False)
     np.testing.assert_allclose(meta["metrics"]["val/loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(meta["metrics"]["val/mean_index"], 10.3273809, rtol=1e-6)  # mean 7.5 and 18.x by rows
 
