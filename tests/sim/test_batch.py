@@ -328,6 +328,9 @@ def test_nothing_outlives_the_parent(end: signal.Signals, tmp_path: Path) -> Non
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where the tests run in the background
     )
     assert parent.stdout is not None
     child, memory = parent.stdout.readline().split()
