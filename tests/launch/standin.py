@@ -5,6 +5,7 @@ the project."""
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ def ssh(command: str) -> int:
     """In a terminal of its own, which ends when this process does."""
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as sshd starts a shell; tests may run under nohup
         os.execvp("sh", ["sh", "-c", command])
     while True:
         try:
