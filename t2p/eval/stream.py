@@ -16,7 +16,7 @@ import json
 import socketserver
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
@@ -126,7 +126,7 @@ class Stream:
         self._thread.join()
 
     @contextlib.contextmanager
-    def viewer(self, name: str) -> Any:
+    def viewer(self, name: str) -> Iterator[None]:
         """Counts a viewer of a picture."""
         with self._changed:
             self._viewers[name] += 1
