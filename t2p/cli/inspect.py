@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: list[str]) -> int:
     topology = _topology(args)
     if topology:
-        from t2p.train.ahead import quiet_libtpu
+        from t2p.train.ahead import only_compile
 
-        quiet_libtpu()
+        only_compile(topology)
     import jax
 
     from t2p.cli.config import load_config

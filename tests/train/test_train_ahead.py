@@ -30,8 +30,10 @@ PARAMETERS = 4 * 19995  # bytes of its debug variant
 
 @pytest.fixture(autouse=True)
 def process(monkeypatch):
-    """The command changes its process: here, only what is undone."""
-    monkeypatch.setattr(ahead, "quiet_libtpu", lambda: None)
+    """The command makes its process one that only compiles; this one is to stay what it is."""
+    monkeypatch.setattr(ahead, "only_compile", lambda topology: None)
+    for variable, value in ahead.libtpu_settings(parse_topology("v5e:4x4")).items():
+        monkeypatch.setenv(variable, value)
 
 
 def inspect(capsys, *arguments):
@@ -133,7 +135,7 @@ def test_a_mesh_of_shapes_has_the_sizes_of_the_config():
 
 @needs_libtpu
 @pytest.mark.parametrize(("name", "hosts"), [("v5e:1x1", 1), ("v5e:2x4", 1), ("v5e:4x4", 4), ("v4:2x2x2", 2)])
-def test_the_mesh_of_a_topology_keeps_the_rows_of_a_process_together(name, hosts, libtpu):
+def test_the_mesh_of_a_topology_keeps_the_rows_of_a_process_together(name, hosts):
     topology = parse_topology(name)
     devices = ahead.devices_of(topology)
     assert len(devices) == topology.devices and len({d.process_index for d in devices}) == hosts == topology.hosts
@@ -141,12 +143,6 @@ def test_the_mesh_of_a_topology_keeps_the_rows_of_a_process_together(name, hosts
     assert dict(mesh.shape) == {"data": topology.devices, "fsdp": 1, "tensor": 1}
     for process in range(hosts):
         assert rows_of_process(mesh, len(devices), process) is not None
-
-
-@pytest.fixture
-def libtpu(monkeypatch):
-    """Without a look for a TPU on this machine."""
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
 
 
 def command(*arguments, **environment):
