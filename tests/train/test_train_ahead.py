@@ -71,7 +71,7 @@ def test_the_text_says_why_nothing_was_compiled(capsys, monkeypatch):
     assert main(["inspect", "--config", f"{TRACKS}:debug", "--topology", "v5e:2x2"]) == 0
     said = capsys.readouterr().out
     assert "v5e:2x2: 4 devices, mesh data=4 fsdp=1 tensor=1" in said and "pip install 't2p[tpu]'" in said
-    assert "the largest, before XLA fuses:" in said and "at least: for gradients" in said
+    assert "the largest, before XLA fuses:" in said and "expected: gradients and split parameters" in said
     assert main(["inspect", "--config", f"{TRACKS}:debug", "--topology", "h100-8", "--batch_per_chip", "1"]) == 0
     assert "GPUs only where there is one" in capsys.readouterr().out
 

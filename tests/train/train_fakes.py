@@ -107,7 +107,7 @@ def example_batch(data, window, batch_size, text=None):
     return rows(0, np.arange(batch_size))
 
 
-def make_fake_stage(config: ml_collections.ConfigDict, platform: str) -> FakeStage:
+def make_fake_stage(config: ml_collections.ConfigDict, platform: str = "") -> FakeStage:
     return FakeStage(Net(config.model.dropout), config.model.earlier, config.model.explode_at)
 
 
