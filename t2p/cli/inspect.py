@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, rest: list[str]) -> int:
     topology = _topology(args)
     if topology:
-        from t2p.train.ahead import quiet_libtpu
+        from t2p.train.ahead import only_compile
 
-        quiet_libtpu()
+        only_compile(topology)
     import jax
 
     from t2p.cli.config import load_config
@@ -151,7 +151,7 @@ def _collectives(found: dict[str, Any]) -> list[str]:
     if found["devices"] == 1:
         return []
     sent = sum(c["sent"] for c in found["collectives"])
-    how = "" if found["compiled"] else ", at least: for gradients and split parameters alone"
+    how = "" if found["compiled"] else ", expected: gradients and split parameters in their own type, nothing else"
     lines = [f"collectives: each device sends {sent / MIB:,.2f} MiB a step{how}"]
     for c in found["collectives"]:
         where, size = f"{'+'.join(c['axes'])} ({c['group']})", c["bytes"] / MIB
@@ -173,9 +173,9 @@ def _estimate(found: dict[str, Any]) -> list[str]:
     e, ms = found["estimate"], 1e3
     memory = f"memory {e['memory'] * ms:.3g}" if found["compiled"] else "memory unknown"
     parts = f"compute {e['compute'] * ms:.3g}, {memory}, collectives {e['network'] * ms:.3g}"
-    least = "" if found["compiled"] else "at least "
+    how = "" if found["compiled"] else " from shapes"
     return [
-        f"estimate: {least}{e['step'] * ms:.3g} ms a step ({parts}), MFU {e['mfu']:.0%}; with overlap "
+        f"estimate{how}: {e['step'] * ms:.3g} ms a step ({parts}), MFU {e['mfu']:.0%}; with overlap "
         f"{e['overlapped'] * ms:.3g} ms, MFU {e['mfu_overlapped']:.0%}",
         *(f"  {line}" for line in e["assumptions"]),
     ]

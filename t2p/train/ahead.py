@@ -28,12 +28,22 @@ def cannot_compile(topology: Topology) -> str:
     return ""
 
 
-def quiet_libtpu() -> None:
-    """For a process that only compiles: JAX on the CPU, and a libtpu that looks for no TPU on this machine."""
+def only_compile(topology: Topology) -> None:
+    """Makes this process one that only compiles: JAX on the CPU, and a libtpu that looks for no TPU on this machine."""
     jax.config.update("jax_platforms", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server to ask
-    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
-    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    for name, value in libtpu_settings(topology).items():
+        os.environ.setdefault(name, value)
+
+
+def libtpu_settings(topology: Topology) -> dict[str, str]:
+    """Environment variables of a libtpu without a TPU: what it would ask the cloud's metadata server, and no lock,
+    which one process at a time could hold."""
+    return {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": topology.kind,
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
 
 
 def devices_of(topology: Topology) -> Sequence[jax.Device]:

@@ -82,9 +82,9 @@ def memory(plan: Plan, compiled: jax.stages.Compiled | None, accelerator: Accele
 
 
 def expected_collectives(plan: Plan) -> tuple[Collective, ...]:
-    """What gradients and split parameters must at least be exchanged in a step, where nothing is compiled: gradients of
-    parameters are summed over the axes that share a batch; parameters that are split over fsdp are gathered for the
-    forward and the backward pass and their gradients scattered. Over the tensor axis nothing is foretold."""
+    """What to expect of a step that is not compiled. Gradients of parameters are summed over the axes that share
+    a batch; parameters that are split over fsdp are gathered for the forward and the backward pass, their gradients
+    scattered; all in float32, where XLA may take the computation's type. Over tensor nothing is foretold."""
     shape = plan.mesh.shape
     sizes = {"copied": 0, "split": 0}
     for path, x in flatten(plan.state.params).items():
