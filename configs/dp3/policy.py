@@ -8,8 +8,8 @@ From the same demonstrations at setpoints as configs/threepointr/policy.py:
 
 variant     hardware             time         number to expect
 debug       2 CPU cores          seconds      none: it shows that everything runs
-cpu         2 CPU cores          2-3 minutes  Block Stack, 20 demonstrations: 84.5 % of 200 rollouts (docs/results.md)
-cpu_sample  2 CPU cores          2 minutes    Block Stack, 20 demonstrations: 100 % of 200 rollouts (docs/results.md)
+cpu         2 CPU cores          2-3 minutes  Block Stack, 20 demonstrations: 90.5 % of 200 rollouts (docs/results.md)
+cpu_sample  2 CPU cores          2 minutes    Block Stack, 20 demonstrations: 99 % of 200 rollouts (docs/results.md)
 gpu20       one GPU              8 minutes    not run
 paper       one GPU              not run      Block Stack, 20 demonstrations: 44.4 % of 1000 rollouts (3PoinTr's
                                               paper, Table II)

@@ -9,7 +9,7 @@ The track network first (configs/threepointr/tracks.py), then, from 20 demonstra
 
 variant  hardware             time         number to expect
 debug    2 CPU cores          seconds      none: it shows that everything runs
-cpu      2 CPU cores          2 minutes    Block Stack, 20 demonstrations: 100 % of 200 rollouts (docs/results.md)
+cpu      2 CPU cores          2 minutes    Block Stack, 20 demonstrations: 99.5 % of 200 rollouts (docs/results.md)
 gpu20    one GPU              8 minutes    not run
 paper    one GPU (release)    not run      Block Stack, 20 demonstrations: 90.9 % of 1000 rollouts (paper, Table II)
 
