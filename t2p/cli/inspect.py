@@ -124,7 +124,8 @@ def _first_line(plan: Plan, found: dict[str, Any]) -> str:
     if not found["topology"] or not found["not_compiled"]:
         return plan.first_line()
     mesh = " ".join(f"{axis}={size}" for axis, size in found["mesh"].items())
-    return f"{found['topology']}: {found['devices']} devices, mesh {mesh}; not compiled ({found['not_compiled']})"
+    computes = found["dtype"] + (f", attention {found['attention']}" if found["attention"] else "")
+    return f"{found['topology']}: {found['devices']} devices, mesh {mesh}; {computes}\nno step: {found['not_compiled']}"
 
 
 def _memory(found: dict[str, Any]) -> list[str]:

@@ -70,10 +70,14 @@ def plan_for(config: ml_collections.ConfigDict, example: Batch, topology: Topolo
     platform = topology.accelerator.platform
     if not cannot_compile(topology):
         return make_plan(config, example, make_mesh(config, devices_of(topology)), platform)
-    if attention_on(topology, config).startswith("cudnn"):
-        # cuDNN's kernels are traced on a GPU only; the other kind that never holds a whole matrix stands in for them.
-        config = ml_collections.ConfigDict(config.to_dict() | {"attention": "blockwise"})
-    return make_plan(config, example, shapes_mesh(config, topology.devices), platform)
+    return make_plan(_traceable(config, topology), example, shapes_mesh(config, topology.devices), platform)
+
+
+def _traceable(config: ml_collections.ConfigDict, topology: Topology) -> ml_collections.ConfigDict:
+    """cuDNN's kernels are traced on a GPU only: the other kind that never holds a whole matrix stands in for them."""
+    if not attention_on(topology, config).startswith("cudnn"):
+        return config
+    return ml_collections.ConfigDict(config.to_dict() | {"attention": "blockwise"})
 
 
 def attention_on(topology: Topology, config: ml_collections.ConfigDict) -> str:
@@ -83,7 +87,7 @@ def attention_on(topology: Topology, config: ml_collections.ConfigDict) -> str:
 
 def use_suggested_mesh(config: ml_collections.ConfigDict, example: Batch, topology: Topology) -> None:
     """Sets config.mesh to the topology's suggestion for a state of this size."""
-    alone = ml_collections.ConfigDict(config.to_dict())
+    alone = ml_collections.ConfigDict(_traceable(config, topology).to_dict())
     alone.mesh.update({"data": -1, "fsdp": 1, "tensor": 1})
     alone.sharding = ()
     state = make_plan(alone, example, shapes_mesh(alone, 1), topology.accelerator.platform).state

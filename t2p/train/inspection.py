@@ -118,8 +118,8 @@ def waste(plan: Plan, accelerator: Accelerator | None) -> dict[str, Any]:
         all_of_them = products(operations)
         work = sum(p.flops / p.use for p in all_of_them)
         poor = [(p, (p.flops / p.use - p.flops) / work) for p in all_of_them if p.use < POOR]
-        rows_ = [{**dataclasses.asdict(p), "use": p.use, "costs": cost} for p, cost in poor if cost >= NOTICED]
-        found |= {"use": use_of_all(all_of_them), "products": rows_[:PRODUCTS]}
+        named = [{**dataclasses.asdict(p), "use": p.use, "costs": cost} for p, cost in poor if cost >= NOTICED]
+        found |= {"use": use_of_all(all_of_them), "products": named[:PRODUCTS]}
     return found
 
 

@@ -72,8 +72,11 @@ def test_the_text_says_why_nothing_was_compiled(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "v5e:2x2: 4 devices, mesh data=4 fsdp=1 tensor=1" in said and "pip install 't2p[tpu]'" in said
     assert "the largest, before XLA fuses:" in said and "expected: gradients and split parameters" in said
-    assert main(["inspect", "--config", f"{TRACKS}:debug", "--topology", "h100-8", "--batch_per_chip", "1"]) == 0
-    assert "GPUs only where there is one" in capsys.readouterr().out
+    settings = ["--topology", "h100-8", "--batch_per_chip", "1", "--mesh", "auto", "--config.dtype=bfloat16"]
+    assert main(["inspect", "--config", f"{TRACKS}:debug", *settings]) == 0  # though cuDNN cannot be traced here
+    said = capsys.readouterr().out
+    assert "GPUs only where there is one" in said
+    assert "h100-8: 8 devices, mesh data=8 fsdp=1 tensor=1; bfloat16, attention cudnn\n" in said
 
 
 @pytest.mark.parametrize(
