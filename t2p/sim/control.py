@@ -1,12 +1,11 @@
 """Moving a robot: inverse kinematics and the controllers that turn a policy's action into actuator commands.
 
-A controller is a plain dataclass: `start(model, data, action)` takes one action, `control(model, data) -> ctrl` is
-called before every physics step while `done` is False and gives the commands of `arm.controls` (arm joints, gripper):
+A controller is a plain dataclass: `start(model, data, action)` takes one action, then `commands(model, data)` gives the
+commands of `arm.controls` (arm joints, gripper) before every physics step, until the action is over:
 
     controller.start(model, data, action)
-    while not controller.done:
-        data.ctrl[controller.arm.controls] = controller.control(model, data)
-        mujoco.mj_step(model, data)
+    for _ in drive(controller, model, data):
+        ...  # after every physics step
 
 Between actions a controller's fields are all it remembers, so environments can be advanced in any order, though not
 in several threads: an Arm's scratch data is used by all controllers that hold it. Poses are of the tool site in the
@@ -15,6 +14,9 @@ world, metres; rotations are matrices whose columns are the tool's axes.
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -34,7 +36,7 @@ LOW_PASS = 0.03  # share of the way to its goal that the joint command moves in 
 REACHED_JOINTS, REACHED_POSITION, REACHED_ROTATION = 0.035, 0.01, np.deg2rad(3.0)  # rad, m, rad
 REACHED_STEPS, TIMEOUT, GRIPPER_STEPS = 6, 2.0, 200  # physics steps, s, physics steps
 # An iteration does not ask for more than this at once: the Jacobian holds only nearby.
-_IK_FAR = np.array([0.2, 0.2, 0.2, 0.5, 0.5, 0.5])[:, None] * (-1, 1)
+_IK_FAR = np.array([0.2, 0.2, 0.2, 0.5, 0.5, 0.5])
 _IK_DAMPED = IK_DAMPING**2 * np.eye(6)
 
 
@@ -52,7 +54,19 @@ class Arm:
     controls: np.ndarray
     tool: int
     limits: np.ndarray
-    scratch: mujoco.MjData = field(repr=False, compare=False)
+    scratch: Scratch = field(repr=False, compare=False)
+
+
+class Scratch:
+    """An MjData for inverse kinematics, and views of what it reads there: looking them up again takes as long as
+    computing them."""
+
+    def __init__(self, model: mujoco.MjModel, tool: int):
+        self.data = mujoco.MjData(model)
+        self.qpos, self.position = self.data.qpos, self.data.site_xpos[tool]
+        self.rotation = self.data.site_xmat[tool].reshape(3, 3)
+        self.jacobian = np.zeros((6, model.nv))
+        self.linear, self.angular = self.jacobian[:3], self.jacobian[3:]
 
 
 def find_arm(model: mujoco.MjModel, robot: Robot, prefix: str = "robot/") -> Arm:
@@ -66,14 +80,15 @@ def find_arm(model: mujoco.MjModel, robot: Robot, prefix: str = "robot/") -> Arm
 
     joints = [index(mujoco.mjtObj.mjOBJ_JOINT, name) for name in robot.joints]
     controls = [index(mujoco.mjtObj.mjOBJ_ACTUATOR, name) for name in (*robot.actuators, robot.gripper)]
+    tool = index(mujoco.mjtObj.mjOBJ_SITE, robot.tool)
     return Arm(
         robot=robot,
         joints=model.jnt_qposadr[joints].astype(int),
         dofs=model.jnt_dofadr[joints].astype(int),
         controls=np.array(controls),
-        tool=index(mujoco.mjtObj.mjOBJ_SITE, robot.tool),
+        tool=tool,
         limits=model.jnt_range[joints].copy(),
-        scratch=mujoco.MjData(model),
+        scratch=Scratch(model, tool),
     )
 
 
@@ -84,9 +99,10 @@ def tool_pose(arm: Arm, data: mujoco.MjData) -> Pose:
 
 def forward(arm: Arm, model: mujoco.MjModel, joints: np.ndarray) -> Pose:
     """The tool's pose at arm joints [7] (rad)."""
-    arm.scratch.qpos[arm.joints] = joints
-    mujoco.mj_kinematics(model, arm.scratch)
-    return tool_pose(arm, arm.scratch)
+    scratch = arm.scratch
+    scratch.qpos[arm.joints] = joints
+    mujoco.mj_kinematics(model, scratch.data)
+    return scratch.position.copy(), scratch.rotation.copy()
 
 
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:
@@ -100,7 +116,7 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:
 def rotation_matrix(vector: np.ndarray) -> np.ndarray:
     """Axis times angle [3] -> matrix [3, 3]."""
     quat, matrix = np.empty(4), np.empty(9)
-    angle = float(np.linalg.norm(vector))
+    angle = length(vector)
     mujoco.mju_axisAngle2Quat(quat, vector / angle if angle else np.array([1.0, 0.0, 0.0]), angle)
     mujoco.mju_quat2Mat(matrix, quat)
     return matrix.reshape(3, 3)
@@ -129,40 +145,33 @@ def inverse(
 
     Ends as soon as position and rotation are within IK_POSITION and IK_ROTATION, or unconverged after `iterations`;
     there are no restarts, so that the answer is near the start and the same on every run."""
-    position, rotation = pose
-    joints = _within(start, arm.limits)
-    jacobian, towards = np.zeros((6, model.nv)), np.empty(6)
-    error, iteration = _pose_error(arm, model, joints, position, rotation), 0
-    while not _solved(error) and iteration < iterations:
-        mujoco.mj_comPos(model, arm.scratch)
-        mujoco.mj_jacSite(model, arm.scratch, jacobian[:3], jacobian[3:], arm.tool)
-        j = jacobian[:, arm.dofs]
+    (position, rotation), (low, high), scratch = pose, arm.limits.T, arm.scratch
+    joints, iteration = _within(start, low, high), 0
+    towards, error = np.empty(6), np.empty(6)
+    while True:
+        here, turned = forward(arm, model, joints)
+        error[:3], error[3:] = shift, turn = position - here, rotation_vector(rotation @ turned.T)
+        far, tilted = length(shift), length(turn)
+        solved = far < IK_POSITION and tilted < IK_ROTATION
+        if solved or iteration == iterations:
+            return Solution(joints, solved, iteration, far, tilted)
+        mujoco.mj_comPos(model, scratch.data)
+        mujoco.mj_jacSite(model, scratch.data, scratch.linear, scratch.angular, arm.tool)
+        j = scratch.jacobian.take(arm.dofs, axis=1)
         factor = j @ j.T + _IK_DAMPED
         mujoco.mju_cholFactor(factor, 0.0)  # np.linalg.solve takes ten times as long
-        mujoco.mju_cholSolve(towards, factor, _within(error, _IK_FAR))
-        joints = _within(joints + step * (j.T @ towards), arm.limits)
-        error, iteration = _pose_error(arm, model, joints, position, rotation), iteration + 1
-    return Solution(
-        joints, _solved(error), iteration, float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
-    )
+        mujoco.mju_cholSolve(towards, factor, _within(error, -_IK_FAR, _IK_FAR))
+        joints, iteration = _within(joints + step * (towards @ j), low, high), iteration + 1
 
 
-def _pose_error(
-    arm: Arm, model: mujoco.MjModel, joints: np.ndarray, position: np.ndarray, rotation: np.ndarray
-) -> np.ndarray:
-    """[6] what is missing to the pose, in the world: metres, axis times angle."""
-    here, turned = forward(arm, model, joints)
-    return np.concatenate([position - here, rotation_vector(rotation @ turned.T)])
+def length(vector: np.ndarray) -> float:
+    """Of a vector [n]; np.linalg.norm takes several times as long."""
+    return math.sqrt(vector @ vector)
 
 
-def _solved(error: np.ndarray) -> bool:
-    position, rotation = error[:3], error[3:]
-    return bool(position @ position < IK_POSITION**2 and rotation @ rotation < IK_ROTATION**2)
-
-
-def _within(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Values [n] clipped to limits [n, 2]; np.clip takes several times as long."""
-    return np.minimum(np.maximum(values, limits[:, 0]), limits[:, 1])
+def _within(values: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
+    """Values clipped; np.clip takes several times as long."""
+    return np.minimum(np.maximum(values, low), high)
 
 
 class Controller(Protocol):
@@ -171,12 +180,30 @@ class Controller(Protocol):
     @property
     def arm(self) -> Arm: ...
 
-    @property
-    def done(self) -> bool: ...
-
     def start(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None: ...
 
-    def control(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray: ...
+    def commands(self, model: mujoco.MjModel, data: mujoco.MjData) -> Iterator[np.ndarray]:
+        """-> [n + 1] commands of arm.controls, one before every physics step until the action is over. Between two of
+        them `data` has moved on by a step, so that they may depend on it."""
+
+
+def drive(
+    controller: Controller, model: mujoco.MjModel, data: mujoco.MjData, clocks: np.ndarray | None = None
+) -> Iterator[None]:
+    """Physics until the controller is done with its action; gives after every step. clocks: [2 or more], to which the
+    seconds in physics (mj_step) and in the controller are added."""
+    clock, ctrl, controls = time.perf_counter, data.ctrl, controller.arm.controls
+    physics, control, began = 0.0, 0.0, clock()
+    for command in controller.commands(model, data):
+        ctrl[controls] = command
+        ready = clock()
+        mujoco.mj_step(model, data)
+        stepped = clock()
+        physics, control = physics + stepped - ready, control + ready - began
+        yield
+        began = clock()
+    if clocks is not None:
+        clocks[:2] += physics, control
 
 
 @dataclass
@@ -197,12 +224,15 @@ class JointControl:
         here = data.qpos[arm.joints].copy()
         return JointControl(arm, here, here.copy(), arm.robot.gripper_open, rate)
 
-    def control(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
-        """-> [8] commands of arm.controls."""
-        self.command = self.command + self.rate * (self.goal - self.command)
-        ctrl = np.empty(len(self.command) + 1)
-        ctrl[:-1], ctrl[-1] = self.command, self.gripper
-        return ctrl
+    def commands(self, steps: int) -> Iterator[np.ndarray]:
+        """-> [8] commands of arm.controls, for so many physics steps."""
+        left = (1 - self.rate) ** np.arange(1, steps + 1)
+        path = np.empty((steps, len(self.goal) + 1))
+        path[:, :-1] = self.goal + left[:, None] * (self.command - self.goal)
+        path[:, -1] = self.gripper
+        for command in path:
+            self.command = command[:-1]
+            yield command
 
 
 @dataclass
@@ -218,11 +248,8 @@ class SetpointPose:
 
     joints: JointControl
     until: Literal["joints", "tool"] = "joints"
-    phase: Literal["done", "move", "grip"] = "done"
     pose: Pose | None = None
     gripper: float = 0.0
-    steps: int = 0
-    settled: int = 0
     skipped: bool = False
     reached: bool = False
 
@@ -237,40 +264,37 @@ class SetpointPose:
     def arm(self) -> Arm:
         return self.joints.arm
 
-    @property
-    def done(self) -> bool:
-        return self.phase == "done"
-
     def start(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None:
         action = _finite(action, 10, "a setpoint (position, 6D rotation, gripper)")
         robot = self.arm.robot
         self.pose = action[:3], orthonormal(action[3:9])
         self.gripper = robot.gripper_closed if action[9] > 0.5 else robot.gripper_open
         solution = inverse(self.arm, model, self.pose, self.joints.goal)
-        self.skipped, self.reached, self.steps, self.settled = not solution.converged, False, 0, 0
-        self.phase = "done" if self.skipped else "move"
+        self.skipped, self.reached = not solution.converged, False
         if solution.converged:
             self.joints.goal = solution.joints
 
-    def control(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
-        if self.phase == "move":
-            self.settled = self.settled + 1 if self._near(data) else 0
-            self.reached = self.settled >= REACHED_STEPS
-            if self.reached or self.steps * model.opt.timestep >= TIMEOUT:
-                self.phase, self.steps, self.joints.gripper = "grip", 0, self.gripper
-        ctrl = self.joints.control(model, data)
-        self.steps += 1
-        if self.phase == "grip" and self.steps >= GRIPPER_STEPS:
-            self.phase = "done"
-        return ctrl
+    def commands(self, model: mujoco.MjModel, data: mujoco.MjData) -> Iterator[np.ndarray]:
+        if self.skipped:
+            return
+        way, settled = self.joints.commands(math.ceil(TIMEOUT / model.opt.timestep)), 0
+        while True:
+            settled = settled + 1 if self._near(data) else 0
+            self.reached = settled >= REACHED_STEPS
+            command = None if self.reached else next(way, None)
+            if command is None:
+                break
+            yield command
+        self.joints.gripper = self.gripper
+        yield from self.joints.commands(GRIPPER_STEPS)
 
     def _near(self, data: mujoco.MjData) -> bool:
         if self.until == "joints":
             return bool(np.abs(data.qpos[self.arm.joints] - self.joints.goal).max() < REACHED_JOINTS)
         assert self.pose is not None  # set by start, which alone leads here
         position, rotation = tool_pose(self.arm, data)
-        angle = np.linalg.norm(rotation_vector(self.pose[1] @ rotation.T))
-        return bool(np.linalg.norm(self.pose[0] - position) < REACHED_POSITION and angle < REACHED_ROTATION)
+        angle = length(rotation_vector(self.pose[1] @ rotation.T))
+        return length(self.pose[0] - position) < REACHED_POSITION and angle < REACHED_ROTATION
 
 
 # How far the commanded pose may run ahead of the tool: against an obstacle the arm pushes, but no harder with time.
@@ -293,7 +317,6 @@ class OscDelta:
     joints: JointControl
     scale: np.ndarray
     pose: Pose
-    steps: int = 0
 
     @staticmethod
     def hold(
@@ -310,28 +333,20 @@ class OscDelta:
     def arm(self) -> Arm:
         return self.joints.arm
 
-    @property
-    def done(self) -> bool:
-        return self.steps == 0
-
     def start(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None:
-        action = np.clip(_finite(action, 7, "a relative action (translation, rotation, gripper)"), -1, 1)
-        move = self.scale * action[:6]
-        here, turned = forward(self.arm, model, data.qpos[self.arm.joints])
-        ahead = _shorten(self.pose[0] + move[:3] - here, OSC_LEAD_POSITION)
-        turn = rotation_matrix(move[3:]) @ self.pose[1] @ turned.T
-        wanted = here + ahead, rotation_matrix(_shorten(rotation_vector(turn), OSC_LEAD_ROTATION)) @ turned
+        action = _finite(action, 7, "a relative action (translation, rotation, gripper)")
+        move = self.scale * _within(action[:6], -1.0, 1.0)
+        pose = self.pose[0] + move[:3], rotation_matrix(move[3:]) @ self.pose[1]
+        wanted = _lead(pose, forward(self.arm, model, data.qpos[self.arm.joints]))
         solution = inverse(self.arm, model, wanted, self.joints.goal, OSC_ITERATIONS, OSC_STEP)
         self.joints.goal = solution.joints
         self.pose = wanted if solution.converged else forward(self.arm, model, solution.joints)
         if action[6]:
             robot = self.arm.robot
             self.joints.gripper = robot.gripper_closed if action[6] > 0 else robot.gripper_open
-        self.steps = round(OSC_PERIOD / model.opt.timestep)
 
-    def control(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
-        self.steps = max(self.steps - 1, 0)
-        return self.joints.control(model, data)
+    def commands(self, model: mujoco.MjModel, data: mujoco.MjData) -> Iterator[np.ndarray]:
+        return self.joints.commands(round(OSC_PERIOD / model.opt.timestep))
 
 
 def orthonormal(columns: np.ndarray) -> np.ndarray:
@@ -342,9 +357,15 @@ def orthonormal(columns: np.ndarray) -> np.ndarray:
     return matrix_from_6d(np.asarray(columns, float))
 
 
-def _shorten(vector: np.ndarray, limit: float) -> np.ndarray:
-    length = float(np.linalg.norm(vector))
-    return vector * (limit / length) if length > limit else vector
+def _lead(pose: Pose, here: Pose) -> Pose:
+    """`pose`, or the nearest to it that is not too far ahead of `here`."""
+    position, rotation = pose
+    ahead, turn = position - here[0], rotation_vector(rotation @ here[1].T)
+    if (far := length(ahead)) > OSC_LEAD_POSITION:
+        position = here[0] + ahead * (OSC_LEAD_POSITION / far)
+    if (angle := length(turn)) > OSC_LEAD_ROTATION:
+        rotation = rotation_matrix(turn * (OSC_LEAD_ROTATION / angle)) @ here[1]
+    return position, rotation
 
 
 def _finite(values: np.ndarray, count: int, what: str) -> np.ndarray:

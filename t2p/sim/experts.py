@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from t2p.geometry.rotations import matrix_to_6d
-from t2p.sim.control import Controller, OscDelta, rotation_vector, tool_pose
+from t2p.sim.control import Controller, OscDelta, drive, rotation_vector, tool_pose
 from t2p.sim.task import Judge, Task, Waypoint, sample
 from t2p.sim.world import diverged
 
@@ -101,15 +101,8 @@ def advance(
 ) -> None:
     """One policy step of one environment: an action in the world's frame, and physics until it is done."""
     controller.start(model, data, action)
-    while not controller.done:
-        substep(model, data, controller, judge)
-
-
-def substep(model: mujoco.MjModel, data: mujoco.MjData, controller: Controller, judge: Judge) -> None:
-    """One physics step under a controller's commands."""
-    data.ctrl[controller.arm.controls] = controller.control(model, data)
-    mujoco.mj_step(model, data)
-    judge.substep(model, data)
+    for _ in drive(controller, model, data):
+        judge.substep(model, data)
 
 
 def run_expert(task: Task, model: mujoco.MjModel, data: mujoco.MjData, seed: int) -> bool:

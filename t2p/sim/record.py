@@ -14,8 +14,9 @@ import numpy as np
 
 from t2p.geometry.cameras import invert_transform
 from t2p.io import UserError
+from t2p.sim.control import drive
 from t2p.sim.environment import proprioception, refresh, to_world
-from t2p.sim.experts import scripted_expert, substep
+from t2p.sim.experts import scripted_expert
 from t2p.sim.points import attach, body_ids, cloud, from_camera, to_camera, to_image, visible
 from t2p.sim.render import Frame, Renderer, Size, camera_of
 from t2p.sim.task import Task
@@ -72,8 +73,8 @@ class _Session:
         data.ctrl[arm.controls[-1]] = arm.robot.gripper_open
 
     def run(self) -> Iterator[float | None]:
-        """Acts until the script or the task's limit is over, then holds still until the next frame is due. Gives after
-        each action the time if a waypoint was settled with it, else None."""
+        """Acts until the script or the task's limit is over, then keeps the last command until the next frame is due.
+        Gives after each action the time if a waypoint was settled with it, else None."""
         for number in range(self.task.limit):
             action = self.expert.action(self.model, self.data)
             if action is None or diverged(self.data) is not None:
@@ -82,15 +83,16 @@ class _Session:
             if number == 0:
                 self._note()
             self.controller.start(self.model, self.data, action)
-            while not self.controller.done:
-                self._step()
+            for _ in drive(self.controller, self.model, self.data):
+                self._stepped()
             settled = self.task.action.kind == "setpoint_pose" or self.expert.phase == "next"
             yield self.steps * self.model.opt.timestep if settled else None
-        while self.steps % self.every:
-            self._step()
+        for _ in range(-self.steps % self.every):
+            mujoco.mj_step(self.model, self.data)
+            self._stepped()
 
-    def _step(self) -> None:
-        substep(self.model, self.data, self.controller, self.judge)
+    def _stepped(self) -> None:
+        self.judge.substep(self.model, self.data)
         self.steps += 1
         if self.steps % self.every == 0:
             self._note()

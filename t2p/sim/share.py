@@ -14,7 +14,7 @@ with the reasons:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.shared_memory import SharedMemory
@@ -74,41 +74,54 @@ class Share:
         return found | (glimpse.shapes(self.scene.model) if self.glimpses else {})
 
     def run(self, command: Command, work: Work) -> Failures:
+        todo = getattr(self, f"_{command}")
+        under_way = {row: todo(row, self.environments[row], what) for row, what in work.items()}
+        while under_way:
+            under_way = {row: parts for row, parts in under_way.items() if self._part(row, parts)}
         failures = {}
-        for row, what in work.items():
+        for row in work:
             environment = self.environments[row]
-            self.arrays[("busy",)][row] = True
-            try:
-                getattr(self, f"_{command}")(row, environment, what)
-            finally:
-                self.arrays[("busy",)][row] = False
             self.arrays[("clocks",)][row] += environment.clocks
             environment.clocks[:] = 0
             if environment.failure is not None:
                 failures[row] = environment.failure
         return failures
 
+    def _part(self, row: int, parts: Iterator[None]) -> bool:
+        """The next part of a command on one environment. -> whether there was one."""
+        busy = self.arrays[("busy",)]
+        busy[row] = True
+        try:
+            return next(parts, self) is None
+        finally:
+            busy[row] = False
+
     def close(self) -> None:
         self.arrays.clear()
         self.scene.close()
 
-    def _reset(self, row: int, environment: Environment, start: Start) -> None:
+    # The commands give between their parts: every environment has done one part before the next begins.
+
+    def _reset(self, row: int, environment: Environment, start: Start) -> Iterator[None]:
         environment.reset(start)
         self._write(row, environment, environment.observe())
+        yield
 
-    def _step(self, row: int, environment: Environment, action: np.ndarray) -> None:
-        environment.step(action)
+    def _step(self, row: int, environment: Environment, action: np.ndarray) -> Iterator[None]:
+        yield from environment.stepping(action)
         if environment.failure is None:
             self._write(row, environment, environment.observe(self.observe.every_step))
 
-    def _goal(self, row: int, environment: Environment, state: InitialState) -> None:
+    def _goal(self, row: int, environment: Environment, state: InitialState) -> Iterator[None]:
         for key, picture in environment.goal_observation(state).items():
             self.arrays[key][row] = picture
+        yield
 
-    def _replay(self, row: int, environment: Environment, episode: Episode) -> None:
+    def _replay(self, row: int, environment: Environment, episode: Episode) -> Iterator[None]:
         environment.reset(episode.start)
         for action in episode.actions:
             environment.step(action)
+        yield
 
     def _keep(self, row: int, state: np.ndarray) -> None:
         glimpse.keep(self.arrays, row, state)

@@ -5,6 +5,7 @@ Everything in metres, kilograms, seconds, radians; z is up; quaternions (w, x, y
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import mujoco
@@ -20,6 +21,7 @@ Rgba = tuple[float, float, float, float]
 FATAL_WARNINGS = tuple(
     warning for name, warning in mujoco.mjtWarning.__members__.items() if name not in ("mjWARN_VGEOMFULL", "mjNWARNING")
 )
+_FATAL = np.array([int(warning) for warning in FATAL_WARNINGS])
 
 
 def new_world(name: str, timestep: float = TIMESTEP) -> mujoco.MjSpec:
@@ -122,12 +124,14 @@ def settle(model: mujoco.MjModel, data: mujoco.MjData, steps: int = 200) -> str 
 def diverged(data: mujoco.MjData) -> str | None:
     """None while the simulation makes sense; else why not: a MuJoCo warning since the last reset, or a number that is
     not finite. MuJoCo resets itself when it warns of bad numbers, so the count of warnings is what is left to see."""
-    for warning in FATAL_WARNINGS:
-        count = data.warning[warning].number
-        if count:
-            return f"MuJoCo warned {count} times of {warning.name.removeprefix('mjWARN_')}"
+    counts = data.warning.number[_FATAL]
+    if counts.any():
+        first = int(np.flatnonzero(counts)[0])
+        return f"MuJoCo warned {counts[first]} times of {FATAL_WARNINGS[first].name.removeprefix('mjWARN_')}"
     for name in ("qpos", "qvel", "qacc", "ctrl"):
-        if not np.isfinite(getattr(data, name)).all():
+        values = getattr(data, name)
+        # The product is finite only where all values are, and takes a fifth of the time.
+        if not math.isfinite(values @ values) and not np.isfinite(values).all():
             return f"{name} is not finite"
     return None
 

@@ -51,20 +51,15 @@ class Slide:
     marker: str
     goal: np.ndarray = field(default_factory=lambda: np.zeros(3))
     gripper: float = 0.0
-    steps: int = 0
-
-    @property
-    def done(self) -> bool:
-        return self.steps == 0
 
     def start(self, model: mujoco.MjModel, data: mujoco.MjData, action: np.ndarray) -> None:
-        self.goal, self.gripper, self.steps = self.goal + 0.02 * action[:3], action[6], SUBSTEPS
+        self.goal, self.gripper = self.goal + 0.02 * action[:3], action[6]
 
-    def control(self, model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
-        self.steps -= 1
-        if self.gripper > 1 and self.steps == SUBSTEPS // 2:
-            self._misbehave()
-        return np.append(self.goal, np.nan if self.gripper == BREAK else 0.05 * (self.gripper > 0))
+    def commands(self, model: mujoco.MjModel, data: mujoco.MjData) -> Iterator[np.ndarray]:
+        for left in range(SUBSTEPS, 0, -1):
+            if self.gripper > 1 and left == SUBSTEPS // 2:
+                self._misbehave()
+            yield np.append(self.goal, np.nan if self.gripper == BREAK else 0.05 * (self.gripper > 0))
 
     def _misbehave(self) -> None:
         worker = multiprocessing.parent_process() is not None

@@ -28,12 +28,13 @@ class Scene:
     def run(self, controller: control.Controller, action: np.ndarray) -> int:
         """-> physics steps of one action."""
         controller.start(self.model, self.data, action)
-        steps = 0
-        while not controller.done:
-            self.data.ctrl[self.arm.controls] = controller.control(self.model, self.data)
+        return sum(1 for _ in control.drive(controller, self.model, self.data))
+
+    def hold(self, joints: control.JointControl) -> None:
+        """One physics step."""
+        for command in joints.commands(1):
+            self.data.ctrl[self.arm.controls] = command
             mujoco.mj_step(self.model, self.data)
-            steps += 1
-        return steps
 
     def setpoint(self, position: np.ndarray, gripper: float = 0.0) -> np.ndarray:
         """Tool pointing down, as at home."""
@@ -102,8 +103,7 @@ def test_inverse_kinematics_leaves_the_simulation_alone(scene: Scene) -> None:
 def test_holding_still_does_not_drift(scene: Scene) -> None:
     hold, start = JointControl.hold(scene.arm, scene.data), control.tool_pose(scene.arm, scene.data)[0]
     for _ in range(1000):
-        scene.data.ctrl[scene.arm.controls] = hold.control(scene.model, scene.data)
-        mujoco.mj_step(scene.model, scene.data)
+        scene.hold(hold)
         assert np.linalg.norm(control.tool_pose(scene.arm, scene.data)[0] - start) < 1e-3
     assert world.diverged(scene.data) is None
 
@@ -112,9 +112,12 @@ def test_low_pass(scene: Scene) -> None:
     joints = JointControl.hold(scene.arm, scene.data)
     joints.goal = joints.goal + 1.0
     start = joints.command
-    for _ in range(10):
-        joints.control(scene.model, scene.data)
-    np.testing.assert_allclose(joints.command - start, 1 - 0.97**10)
+    path = [command for steps in (1, 3, 6) for command in joints.commands(steps)]
+    np.testing.assert_allclose(np.array(path)[:, :-1] - start, 1 - 0.97 ** np.tile(np.arange(1, 11)[:, None], 7))
+    np.testing.assert_array_equal(joints.command, path[-1][:-1])
+    assert {command[-1] for command in path} == {scene.robot.gripper_open}
+    next(joints.commands(5))  # begun and left: the command is as far as it was given
+    np.testing.assert_allclose(joints.command - start, 1 - 0.97**11)
 
 
 def test_setpoint_goes_there_then_grips_and_lifts(scene: Scene) -> None:
@@ -127,8 +130,7 @@ def test_setpoint_goes_there_then_grips_and_lifts(scene: Scene) -> None:
     cube = scene.data.body("cube").xpos.copy()
     assert cube[2] > 0.03 + 0.10
     for _ in range(1000):
-        scene.data.ctrl[scene.arm.controls] = controller.joints.control(scene.model, scene.data)
-        mujoco.mj_step(scene.model, scene.data)
+        scene.hold(controller.joints)
     np.testing.assert_allclose(scene.data.body("cube").xpos, cube, atol=3e-4)  # held, not creeping
     scene.run(controller, scene.setpoint(grasp + [0, 0, 0.15], 0.0))
     assert world.settle(scene.model, scene.data, 200) is None
@@ -138,12 +140,8 @@ def test_setpoint_goes_there_then_grips_and_lifts(scene: Scene) -> None:
 def test_setpoint_keeps_the_gripper_until_it_has_arrived(scene: Scene) -> None:
     controller = SetpointPose.hold(scene.arm, scene.data)
     controller.start(scene.model, scene.data, scene.setpoint(CUBE + [0.02, 0, 0.2], 0.51))
-    commands = []
-    while not controller.done:
-        ctrl = controller.control(scene.model, scene.data)
-        commands.append(ctrl[-1])
-        scene.data.ctrl[scene.arm.controls] = ctrl
-        mujoco.mj_step(scene.model, scene.data)
+    gripper = scene.arm.controls[-1]
+    commands = [scene.data.ctrl[gripper] for _ in control.drive(controller, scene.model, scene.data)]
     assert commands[:-200] and set(commands[:-200]) == {scene.robot.gripper_open}
     assert set(commands[-200:]) == {scene.robot.gripper_closed}
 
@@ -152,8 +150,7 @@ def test_setpoint_gives_up_after_two_seconds(scene: Scene) -> None:
     controller = SetpointPose.hold(scene.arm, scene.data)
     controller.start(scene.model, scene.data, scene.setpoint(CUBE + [0, 0, 0.2]))
     steps = 0
-    while not controller.done:
-        controller.control(scene.model, scene.data)  # the commands never arrive
+    for _ in controller.commands(scene.model, scene.data):  # they never arrive
         mujoco.mj_step(scene.model, scene.data)
         steps += 1
     assert steps == 1000 + 200 and not controller.reached and not controller.skipped
@@ -163,7 +160,7 @@ def test_setpoint_out_of_reach_is_skipped(scene: Scene) -> None:
     controller = SetpointPose.hold(scene.arm, scene.data)
     goal = controller.joints.goal
     assert scene.run(controller, scene.setpoint(np.array([1.5, 0, 0.3]), 1.0)) == 0
-    assert controller.skipped and controller.done
+    assert controller.skipped
     np.testing.assert_array_equal(controller.joints.goal, goal)
     assert controller.joints.gripper == scene.robot.gripper_open
 
@@ -173,9 +170,9 @@ def test_recording_waits_for_the_tool(scene: Scene) -> None:
     target = scene.setpoint(CUBE + [0, 0.05, 0.2])
     controller = SetpointPose.hold(scene.arm, scene.data, until="tool")
     controller.start(scene.model, scene.data, target)
-    while controller.phase == "move":
-        scene.data.ctrl[scene.arm.controls] = controller.control(scene.model, scene.data)
-        mujoco.mj_step(scene.model, scene.data)
+    for _ in control.drive(controller, scene.model, scene.data):
+        if controller.reached:
+            break
     assert controller.reached
     assert np.linalg.norm(control.tool_pose(scene.arm, scene.data)[0] - target[:3]) < 0.01
 
@@ -257,7 +254,7 @@ def test_bad_actions_are_refused(scene: Scene) -> None:
         setpoint.start(scene.model, scene.data, np.where(np.arange(10) == 4, np.nan, good))
     with pytest.raises(UserError, match="parallel or zero columns"):
         setpoint.start(scene.model, scene.data, np.concatenate([good[:3], np.zeros(6), [0]]))
-    assert setpoint.done
+    assert setpoint.pose is None
     with pytest.raises(UserError, match='"joints" or "tool"'):
         SetpointPose.hold(scene.arm, scene.data, until="time")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="must be 7 finite numbers"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -69,7 +70,7 @@ class BlockStack(Tabletop):
     def stacked(self, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
         """Gripper commanded open, centres at most green's edge apart, blue within 2 cm of resting on green."""
         offset = data.body("blue").xpos - data.body("green").xpos
-        near = np.linalg.norm(offset[:2]) <= GREEN
+        near = math.hypot(*offset[:2]) <= GREEN
         resting = abs(offset[2] - (GREEN + BLUE) / 2) <= HEIGHT_TOLERANCE
         return bool(near and resting and gripper_opened(data, self.robot))
 

@@ -39,9 +39,8 @@ def test_it_goes_to_any_pose_it_needs_and_stays() -> None:
         turn = control.rotation_matrix(np.array([0, 0, rng.uniform(-2, 2)]))
         rotation = turn @ control.rotation_matrix(np.array([0, -rng.uniform(-1.5, 1.5), 0])) @ np.diag([1, -1, -1])
         controller.start(model, data, np.concatenate([position, rotation[:, 0], rotation[:, 1], [0]]))
-        while not controller.done:
-            data.ctrl[arm.controls] = controller.control(model, data)
-            mujoco.mj_step(model, data)
+        for _ in control.drive(controller, model, data):
+            pass
         assert controller.reached and not controller.skipped
         here, turned = control.tool_pose(arm, data)
         np.testing.assert_allclose(here, position, atol=2e-3)

@@ -64,7 +64,7 @@ def test_starts_are_at_rest_with_the_arm_at_home(stage: Stage) -> None:
         np.testing.assert_allclose(data.qpos[arm.joints], XARM7.home, atol=2e-3)
         before = [data.body(name).xpos.copy() for name in task.kept]
         joints = task.controller(model, data)
-        data.ctrl[arm.controls] = joints.joints.control(model, data)
+        data.ctrl[arm.controls] = next(joints.joints.commands(1))
         assert world.settle(model, data, 300) is None
         for name, position in zip(task.kept, before, strict=True):
             np.testing.assert_allclose(data.body(name).xpos, position, atol=1e-3)
