@@ -79,7 +79,7 @@ def unpack_bits(value: Any) -> np.ndarray:
     count = _count(shape)
     if len(bits) != -(-count // 8):
         raise CodecError(f"flags {shape} need {-(-count // 8)} bytes, the record holds {len(bits)}")
-    return np.unpackbits(np.frombuffer(bits, np.uint8), count=count).astype(bool).reshape(shape)
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=count).view(bool).reshape(shape)
 
 
 def encode_image(image: np.ndarray, codec: ImageCodec) -> bytes:

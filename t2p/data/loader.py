@@ -1,4 +1,4 @@
-"""The loader: which row stands at each global position, read into batches by threads or worker processes.
+"""The loader: which row stands at each global position, read into batches by a thread or worker processes.
 
 The order is a function of (seed, global position) alone. Each source is shuffled by its own seed, repeated and
 mixed by weight, every example's randomness comes from a generator keyed by (seed, position), and batches are
@@ -8,7 +8,6 @@ every n-th of those. So neither hosts nor workers change order or augmentation, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,7 +26,6 @@ Key = tuple[int, int]  # (component of the mixture, row in it)
 
 # A row that cannot be read is replaced by another one drawn at random; so many in a row mean that hardly any can.
 _SUBSTITUTES = 16
-_THREADS = 4  # decoding releases the interpreter's lock, the rest of the work does not
 
 
 @dataclass
@@ -150,9 +148,11 @@ class EvaluationRows:
 
 
 def iterate(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator[dict[str, Any]]:
-    """Reads batches ahead in threads of this process, or in worker processes. The iterator has close()."""
-    threads = max(1, min(_THREADS, os.cpu_count() or 1)) if workers == 0 else 1
-    reading = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    """Reads batches ahead in one thread of this process, or of each worker process. The iterator has close().
+
+    Two threads of one process take a third more of the processor's time for an example, waiting for the interpreter's
+    lock; what needs more than one thread needs workers."""
+    reading = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if workers:
         if not flags.FLAGS.is_parsed():  # a notebook, a test or a script without absl.app: Grain reads a flag
             flags.FLAGS.mark_as_parsed()

@@ -27,7 +27,7 @@ from t2p.io import PathLike, UserError, is_remote, local_copy, publish, read_jso
 SCHEMA = "t2p-episodes-v1"
 
 # One record per compressed group: random access reads the record alone.
-_WRITE = "group_size:1"
+_WRITE = "group_size:1,snappy"
 _READ = "readahead_buffer_size:0,max_parallelism:0"
 _CRC_BYTES = 4
 _OPEN_FILES = 128  # per reading process; a dataset may have more shards than a process may hold open files

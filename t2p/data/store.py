@@ -111,6 +111,17 @@ class Dataset:
     def tracks(self, episode: int, set_name: str, view: str, start: int, stop: int) -> TrackSet:
         """Time steps start .. stop - 1 of a global set: points [stop - start, N, D]; the windows that begin there of a
         window set: points [stop - start, h, N, D]."""
+        points, visible = self.points(episode, set_name, view, start, stop)
+        place = self._place(episode)
+        index = place.tracks[set_name]
+        layout, header = index.views(place.row)[view], index.header_record(place.row, view)
+        field = f"tracks/{set_name}/{view}/queries"
+        (content,) = self._read(index, [header], [field])
+        queries = self._decode(index.name, header, field, records.parse_queries, content, layout)
+        return TrackSet(layout.layout, points, visible, queries, layout.tracker, layout.version, layout.space)
+
+    def points(self, episode: int, set_name: str, view: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """-> (points, visible) of `tracks`, without the queries: two thirds of the reading."""
         place = self._place(episode)
         info = self.infos[episode]
         if set_name not in info.track_sets or view not in info.track_sets[set_name]:
@@ -118,7 +129,7 @@ class Dataset:
             raise KeyError(f"episode {info.id!r} has no tracks {set_name!r} of view {view!r}; it has {has}")
         if not 0 <= start < stop <= info.length:
             raise IndexError(f"episode {info.id!r} has {info.length} frames; {start}..{stop} was asked for")
-        return self._tracks_between(place.tracks[set_name], place.row, set_name, view, start, stop)
+        return self._points_between(place.tracks[set_name], place.row, set_name, view, start, stop)
 
     def cameras(self, episode: int) -> dict[str, Camera]:
         """{view: Camera} of the views whose camera is known."""
@@ -184,24 +195,21 @@ class Dataset:
 
         return self._recent.get(episode, make)
 
-    def _tracks_between(
+    def _points_between(
         self, index: TracksIndex, row: int, set_name: str, view: str, start: int, stop: int
-    ) -> TrackSet:
+    ) -> tuple[np.ndarray, np.ndarray]:
         layout, length = index.views(row)[view], index.lengths[row]
         step = 1 if layout.layout == "window" else records.CHUNK
         chunks = range(start // step, -(-stop // step))
         header = index.header_record(row, view)
-        numbers = [header, *(header + 1 + c for c in chunks)]
-        fields = [f"tracks/{set_name}/{view}/{at}" for at in ("queries", *(c * step for c in chunks))]
-        contents = self._read(index, numbers, fields)
-        queries = self._decode(index.name, header, fields[0], records.parse_queries, contents[0], layout)
+        numbers, fields = [header + 1 + c for c in chunks], [f"tracks/{set_name}/{view}/{c * step}" for c in chunks]
         parts = [
             self._decode(index.name, n, field, records.parse_tracks, content, layout, min(step, length - c * step))
-            for n, field, content, c in zip(numbers[1:], fields[1:], contents[1:], chunks)
+            for n, field, content, c in zip(numbers, fields, self._read(index, numbers, fields), chunks)
         ]
         rows = slice(start - chunks[0] * step, stop - chunks[0] * step)
         points, visible = (np.concatenate(part)[rows] for part in zip(*parts))
-        return TrackSet(layout.layout, points, visible, queries, layout.tracker, layout.version, layout.space)
+        return points, visible
 
     def _decode(self, shard: str, record: int, field: str, decode: Any, *args: Any) -> Any:
         """decode(*args), with what is wrong in the record told as damage."""

@@ -115,10 +115,9 @@ def place(row: Row, offsets: Sequence[int | str], lengths: Callable[[int], int])
     the last segment run on in the last episode. lengths(episode) is an episode's number of frames.
     """
     found = [_locate(row.segments, offset, lengths) for offset in offsets]
-    episode = np.array([e for e, _ in found], np.int64)
-    frame = np.array([t for _, t in found], np.int64)
-    last = np.array([lengths(e) - 1 for e, _ in found], np.int64)
-    return Place(episode, np.clip(frame, 0, last), (frame >= 0) & (frame <= last))
+    known = {e: lengths(e) - 1 for e in {e for e, _ in found}}
+    episode, frame, last = np.array([(e, t, known[e]) for e, t in found], np.int64).T
+    return Place(episode, np.minimum(np.maximum(frame, 0), last), (frame >= 0) & (frame <= last))
 
 
 def _locate(segments: Sequence[Segment], offset: int | str, lengths: Callable[[int], int]) -> tuple[int, int]:
@@ -140,9 +139,9 @@ def runs(where: Place, pad: Padding) -> Iterator[tuple[int, np.ndarray, np.ndarr
     With "zero", invalid steps are left out (unless all are invalid: the shape has to come from somewhere).
     """
     needed = where.valid if pad == "zero" and where.valid.any() else np.ones(len(where.valid), bool)
-    for episode in np.unique(where.episode[needed]):
+    for episode in sorted(set(where.episode[needed].tolist())):
         steps = np.flatnonzero(needed & (where.episode == episode))
-        yield int(episode), steps, where.frame[steps]
+        yield episode, steps, where.frame[steps]
 
 
 def gather(where: Place, pad: Padding, read: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
@@ -152,6 +151,8 @@ def gather(where: Place, pad: Padding, read: Callable[[int, np.ndarray], np.ndar
     out = None
     for episode, steps, frames in runs(where, pad):
         values = read(episode, frames)
+        if len(steps) == len(where.valid):
+            return values
         if out is None:
             out = np.zeros((len(where.valid), *values.shape[1:]), values.dtype)
         out[steps] = values
@@ -278,25 +279,27 @@ class Cutter:
         points, visible = np.zeros(0), np.zeros(0)
         for episode, steps, frames in runs(where, field.pad):
             first = int(frames.min())
-            found = self.dataset.tracks(episode, self.track_set, view, first, int(frames.max()) + 1)
+            found, seen = self.dataset.points(episode, self.track_set, view, first, int(frames.max()) + 1)
+            if len(steps) == len(where.valid):
+                return found[frames - first], seen[frames - first]
             if not points.size:
-                points = np.zeros((len(where.valid), *found.points.shape[1:]), np.float32)
+                points = np.zeros((len(where.valid), *found.shape[1:]), np.float32)
                 visible = np.zeros(points.shape[:-1], bool)
-            points[steps], visible[steps] = found.points[frames - first], found.visible[frames - first]
+            points[steps], visible[steps] = found[frames - first], seen[frames - first]
         return points, visible
 
     def _window_tracks(self, row: Row, view: str, field: FieldWindow, where: Place) -> tuple[np.ndarray, np.ndarray]:
         """Tracks whose queries restart at each frame: the record at the row's start holds all its steps."""
         episode, start, _ = row.segments[0]
-        found = self.dataset.tracks(episode, self.track_set, view, start, start + 1)
-        steps = found.points.shape[1]
+        points, visible = self.dataset.points(episode, self.track_set, view, start, start + 1)
+        steps = points.shape[1]
         offsets = [o for o in field.offsets if not isinstance(o, str) and 0 <= o < steps]
         if len(offsets) < len(field.offsets):
             raise UserError(
                 f"track set {self.track_set!r} follows its points for {steps} steps from each frame; "
                 f"the window asks for the offsets {field.offsets}"
             )
-        return found.points[0, offsets].astype(np.float32), found.visible[0, offsets]
+        return points[0, offsets].astype(np.float32), visible[0, offsets]
 
 
 def _camera(camera: Camera) -> dict[str, np.ndarray]:

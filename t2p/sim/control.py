@@ -290,7 +290,8 @@ class SetpointPose:
 
     def _near(self, data: mujoco.MjData) -> bool:
         if self.until == "joints":
-            return bool(np.abs(data.qpos[self.arm.joints] - self.joints.goal).max() < REACHED_JOINTS)
+            left = data.qpos[self.arm.joints] - self.joints.goal
+            return max(map(abs, left.tolist())) < REACHED_JOINTS  # every physics step: NumPy takes twice as long
         assert self.pose is not None  # set by start, which alone leads here
         position, rotation = tool_pose(self.arm, data)
         angle = length(rotation_vector(self.pose[1] @ rotation.T))

@@ -59,7 +59,7 @@ def base_config() -> ml_collections.ConfigDict:
     c.data = ml_collections.ConfigDict()
     c.data.sources = ml_collections.ConfigDict()  # name -> source_config()
     c.data.validation = ml_collections.ConfigDict()
-    c.data.workers = 0  # loader processes; 0: threads of this one
+    c.data.workers = 0  # loader processes; 0: a thread of this one
     c.data.skip_damaged = False
     c.data.augment = ml_collections.ConfigDict(
         {"probability": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "shift": 0}

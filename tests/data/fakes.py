@@ -105,8 +105,6 @@ class MemoryDataset:
     def cameras(self, episode: int) -> dict:
         return dict(self.episodes[episode].cameras)
 
-    def tracks(self, episode: int, set_name: str, view: str, start: int, stop: int) -> TrackSet:
+    def points(self, episode: int, set_name: str, view: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         found = self.episodes[episode].tracks[set_name][view]
-        return TrackSet(
-            found.layout, found.points[start:stop], found.visible[start:stop], found.queries, found.tracker, "1"
-        )
+        return found.points[start:stop], found.visible[start:stop]
