@@ -8,8 +8,11 @@ from t2p.parity import amplify
 from t2p.parity.harness import check
 from t2p.types import Episode, TrackSet
 
+FIXTURES = ["metrics", "libero_dataset", "fsq", "motion_tokenizer", "motion_tokenizer_full_attn_1view"]
+FIXTURES += ["motion_tokenizer_per_view", "forward_dynamics"]
 
-@pytest.mark.parametrize("fixture", ["metrics", "libero_dataset"])
+
+@pytest.mark.parametrize("fixture", FIXTURES)
 def test_golden(shared, fixture):
     report = check(shared / "golden" / "amplify" / fixture)
     assert report.status == "ok", report
