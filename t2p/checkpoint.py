@@ -454,12 +454,14 @@ def _first_line(error: Exception) -> str:
 
 def match_layers(params: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
     """The same parameters in the layout of `like`: layers apart (block_0, block_1, ...), or stacked along a leading
-    axis as `blocks`, as nn.scan keeps them. Parameters that have the layout, or no such layers, are left alone."""
+    axis as `blocks`, as nn.scan keeps them; in the modules inside too. Parameters that have the layout, or no such
+    layers, are left alone."""
     if STACKED in like and STACKED not in params and f"{LAYER}0" in params:
         return _stack(params)
     if f"{LAYER}0" in like and f"{LAYER}0" not in params and STACKED in params:
         return _unstack(params)
-    return dict(params)
+    inside = {name for name, part in params.items() if isinstance(part, Mapping) and isinstance(like.get(name), Mapping)}
+    return {name: match_layers(part, like[name]) if name in inside else part for name, part in params.items()}
 
 
 def _stack(params: Mapping[str, Any]) -> dict[str, Any]:
