@@ -460,7 +460,7 @@ def match_layers(params: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str
         return _stack(params)
     if f"{LAYER}0" in like and f"{LAYER}0" not in params and STACKED in params:
         return _unstack(params)
-    inside = {name for name, part in params.items() if isinstance(part, Mapping) and isinstance(like.get(name), Mapping)}
+    inside = [n for n, part in params.items() if isinstance(part, Mapping) and isinstance(like.get(n), Mapping)]
     return {name: match_layers(part, like[name]) if name in inside else part for name, part in params.items()}
 
 
