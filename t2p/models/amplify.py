@@ -22,6 +22,7 @@ from t2p.models.gpt import Decoder, Encoder
 from t2p.models.layers import Array, Dtype, Linear, uniform_by_fan_in
 
 MASKS = ("causal", "none", "diagonal")
+DECODERS = ("steps", "points")
 
 
 def attention_mask(kind: str, length: int) -> np.ndarray:
@@ -46,6 +47,10 @@ class MotionTokenizer(nn.Module):
     mlp: int = 256
     mask: str = "causal"
     per_view: bool = False  # a code for each view and step (no released configuration)
+    latents: int = 0  # codes of an example where not one for each step (paper, Appendix E): so many learned tokens
+    images: bool = False  # the encoder looks at the first picture, too (an ablation of both)
+    queries: str = "steps"  # of the decoder: steps (released), or points that cross-attend the codes (paper, Sec. 2.2)
+    classify: bool = True  # motion classes; else velocities, for the squared error (paper, Appendix E)
     dropout: float = 0.1
     dtype: Dtype = jnp.float32
     implementation: str = "matmul"
@@ -53,49 +58,99 @@ class MotionTokenizer(nn.Module):
     scan: bool = False
 
     @property
-    def length(self) -> int:
-        """l: codes of an example."""
+    def tokens(self) -> int:
+        """Motion tokens that the encoder is given."""
         return self.steps * (self.views if self.per_view else 1)
 
-    def setup(self) -> None:
-        stack: dict[str, Any] = {"heads": self.heads, "dim": self.dim, "length": self.length, "dropout": self.dropout}
-        stack |= {"dtype": self.dtype, "implementation": self.implementation, "remat": self.remat, "scan": self.scan}
-        self.input = Linear(self.dim, dtype=self.dtype)
-        self.encoder = Encoder(depth=self.depth, **stack)
-        self.fsq = FSQ(self.levels, self.dim)
-        self.decoder = Decoder(depth=self.depth // 2, **stack)
-        self.tail = PointTail(self.views, self.points, self.window[0] * self.window[1], self.mlp, self.dim, self.dtype)
+    @property
+    def length(self) -> int:
+        """l: codes of an example."""
+        return self.latents or self.tokens
 
-    def __call__(self, velocities: Array, train: bool = False) -> tuple[Array, Array, dict[str, Array]]:
-        """[b, v, t, n, 2] -> logits [b, v, t, n, c] float32, codes [b, l] int32, and the numbers on the way. train:
-        dropout, from the rng "dropout"."""
-        embeddings, codes, aux = self.encode(velocities, train)
+    @property
+    def outputs(self) -> int:
+        """c: numbers for the motion of a point in a step."""
+        return self.window[0] * self.window[1] if self.classify else 2
+
+    def setup(self) -> None:
+        stack: dict[str, Any] = {"heads": self.heads, "dim": self.dim, "dropout": self.dropout, "dtype": self.dtype}
+        stack |= {"implementation": self.implementation, "remat": self.remat, "scan": self.scan}
+        self.input = Linear(self.dim, dtype=self.dtype)
+        if self.images:
+            self.image = Linear(self.dim, dtype=self.dtype)
+        if self.latents:
+            self.latent = self.param("latents", nn.initializers.normal(1.0), (1, self.latents, self.dim))
+        kind: Any = Decoder if self.images else Encoder
+        self.encoder = kind(depth=self.depth, length=self.tokens + self.latents, **stack)
+        self.fsq = FSQ(self.levels, self.dim)
+        by_step = self._by_step()
+        self.decoder = Decoder(
+            depth=self.depth // 2, length=self.tokens if by_step else self.views * self.points, **stack
+        )
+        if by_step:
+            self.tail = PointTail(self.views, self.points, self.outputs, self.mlp, self.dim, self.dtype)
+        else:
+            self.head = Linear(self.steps * self.outputs, dtype=self.dtype)
+
+    def __call__(
+        self, velocities: Array, images: Array | None = None, train: bool = False
+    ) -> tuple[Array, Array, dict[str, Array]]:
+        """[b, v, t, n, 2] -> logits [b, v, t, n, c] float32, codes [b, l] int32, and the numbers on the way. images: as
+        `encode` has them. train: dropout, from the rng "dropout"."""
+        embeddings, codes, aux = self.encode(velocities, images, train)
         return self.decode(embeddings, train), codes, aux | {"embeddings": embeddings}
 
-    def encode(self, velocities: Array, train: bool = False) -> tuple[Array, Array, dict[str, Array]]:
-        """[b, v, t, n, 2] -> embeddings of the codes [b, l, d] float32, codes [b, l] int32, and the numbers before."""
-        self._check(velocities)
+    def encode(
+        self, velocities: Array, images: Array | None = None, train: bool = False
+    ) -> tuple[Array, Array, dict[str, Array]]:
+        """[b, v, t, n, 2] -> embeddings of the codes [b, l, d] float32, codes [b, l] int32, and the numbers before.
+        images: [b, p, .] tokens with the views side by side on the last axis, where the model has `images`."""
+        self._check(velocities, images)
         b, v, t, n, _ = velocities.shape
         if self.per_view:
             x = velocities.reshape(b, v * t, n * 2)
         else:
             x = velocities.swapaxes(1, 2).reshape(b, t, v * n * 2)
-        mask = jnp.asarray(attention_mask(self.mask, self.length))
-        z, _ = self.encoder(self.input(x), mask, train)
+        z = self._encode(self.input(x), images, train)
         embeddings, codes, aux = self.fsq(z)
         return embeddings, codes, {"encoded": z.astype(jnp.float32), **aux}
+
+    def _encode(self, x: Array, images: Array | None, train: bool) -> Array:
+        """[b, tokens, d] -> [b, l, d]; learned latents stand after the motion and see all of it."""
+        if self.latents:
+            latents = jnp.broadcast_to(self.latent, (len(x), *self.latent.shape[1:]))
+            x = jnp.concatenate([x, latents.astype(x.dtype)], axis=1)
+        mask = jnp.asarray(attention_mask(self.mask, x.shape[1]))
+        if images is None:
+            z, _ = self.encoder(x, mask, train)
+        else:
+            z = self.encoder(x, self.image(images), mask, train)
+        return z[:, -self.length :]
 
     def decode(self, embeddings: Array, train: bool = False) -> Array:
         """[b, l, d] -> logits [b, v, t, n, c] float32."""
         b = embeddings.shape[0]
-        x = self.decoder(jnp.zeros((b, self.length, self.dim)), embeddings, train=train)
-        return self.tail(x.reshape(b, -1, self.steps, self.dim))
+        x = self.decoder(jnp.zeros((b, self.decoder.length, self.dim)), embeddings, train=train)
+        if self._by_step():
+            return self.tail(x.reshape(b, -1, self.steps, self.dim))
+        shape = (b, self.views, self.points, self.steps, self.outputs)
+        return self.head(x).reshape(shape).swapaxes(2, 3).astype(jnp.float32)
+
+    def _by_step(self) -> bool:
+        if self.queries not in DECODERS:
+            raise UserError(f"the decoder's queries are {self.queries!r}; expected one of {', '.join(DECODERS)}")
+        return self.queries == "steps"
 
     def embed(self, codes: Array) -> Array:
         """[b, l] -> embeddings [b, l, d], as `encode` gives them."""
         return self.fsq.embed(codes)
 
-    def _check(self, velocities: Array) -> None:
+    def _check(self, velocities: Array, images: Array | None) -> None:
+        if (images is not None) != self.images:
+            raise UserError(
+                f"the motion tokenizer was made {'for' if self.images else 'without'} images, and they were "
+                f"{'not given' if self.images else 'given'}"
+            )
         shape = (self.views, self.steps, self.points, 2)
         if velocities.shape[1:] != shape:
             raise UserError(

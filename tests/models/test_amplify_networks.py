@@ -164,3 +164,30 @@ def test_conditions_never_see_codes_and_codes_only_the_past() -> None:
     np.testing.assert_allclose(other[:, :7], trunk[:, :7], atol=1e-6)
     first = model.apply(own, cond.at[0, 6].set(cond[0, 5]), codes)[1]
     assert np.abs(first[:, 0] - trunk[:, 0]).max() > 1e-4  # the first picture's token sees the sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "codes", "outputs"),
+    [
+        ({"latents": 3}, 3, 35),
+        ({"queries": "points"}, T, 35),
+        ({"classify": False}, T, 2),
+        ({"images": True}, T, 35),
+        ({"latents": 8, "queries": "points", "images": True, "classify": False}, 8, 2),
+    ],
+    ids=str,
+)
+def test_the_papers_other_tokenizers(changes: dict[str, Any], codes: int, outputs: int) -> None:
+    model, x = tokenizer(**changes), velocities()
+    images = jax.random.normal(jax.random.key(4), (2, 6, 10)) if model.images else None
+    own = {"params": model.init(jax.random.key(1), x, images)["params"]}
+    logits, found, _ = model.apply(own, x, images)
+    assert found.shape == (2, codes) == (2, model.length) and logits.shape == (2, V, T, N, outputs)
+    gradient = jax.grad(lambda p: jnp.square(model.apply({"params": p}, x, images)[0]).sum())(own["params"])
+    still = [path for path, g in jax.tree_util.tree_leaves_with_path(gradient) if not np.abs(g).max() > 0]
+    assert not still  # every parameter has its part
+    if images is not None:
+        other = model.apply(own, x, images + 1.0 * jax.random.normal(jax.random.key(5), images.shape), method="encode")
+        assert np.abs(other[2]["encoded"] - model.apply(own, x, images, method="encode")[2]["encoded"]).max() > 1e-4
+        with pytest.raises(UserError, match="was made for images, and they were not given"):
+            model.apply(own, x)
