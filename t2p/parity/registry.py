@@ -17,6 +17,8 @@ ADAPTERS: dict[str, str | dict[str, str]] = {
     "amplify": {
         "libero_dataset": "t2p.parity.amplify:libero_dataset",
         "metrics": "t2p.parity.amplify:metrics",
+        "t5_encoder": "t2p.parity.encoders:t5_encoder",
+        "vision": "t2p.parity.encoders:vision_resnet",
     },
     "atm": {
         "track_transformer": "t2p.parity.atm:track_transformer",
