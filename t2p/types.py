@@ -161,11 +161,12 @@ class WindowSpec:
     Windows start at every real frame of an episode; with `whole` there is one per episode, at its first frame.
     one_view: each (episode, start, view) is an example of its own and the batch carries it as ANY_VIEW. track_set: the
     set's name. num_points: so many tracks are drawn uniformly among those visible at the window's start (None: all, in
-    stored order), with replacement or, where there are enough, without. track_steps: resample the window's tracks
-    linearly in time to so many steps (None: as they are). cameras: the views' intrinsics and poses.
+    stored order), with replacement or, where there are enough, without. track_steps: resample the window's tracks in
+    time to so many steps (None: as they are), by track_method. cameras: the views' intrinsics and poses.
 
     What of the data's shapes the stage counts on, so that a batch can be told without data: image_size: (H, W) of the
-    pictures; space: of the tracks; widths: {column: numbers}, "actions" and "proprio/<name>".
+    pictures; points: in the track set, where all are taken; space: of the tracks; widths: {column: numbers}, "actions"
+    and "proprio/<name>".
     """
 
     views: tuple[str, ...]
@@ -178,12 +179,14 @@ class WindowSpec:
     num_points: int | None = None
     replacement: bool = True
     track_steps: int | None = None
+    track_method: Literal["linear", "spline"] = "linear"
     actions: FieldWindow | None = None
     proprio: FieldWindow | None = None
     proprio_keys: tuple[str, ...] = ()
     text: bool = False
     cameras: bool = False
     image_size: tuple[int, int] | None = None
+    points: int | None = None
     space: Space = "image"
     widths: Mapping[str, int] = field(default_factory=dict)
 

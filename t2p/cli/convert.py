@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text_encoder",
         default="bert",
         metavar="NAME",
-        help="what made its sentence vectors: bert (default), bert_mean, precomputed or hashed",
+        help="what made its sentence vectors: bert (default), bert_mean, t5, precomputed or hashed",
     )
     parser.add_argument("--text_path", default="", metavar="DIR", help="the text encoder's directory or file")
     parser.add_argument("--views", nargs="+", metavar="NAME", help="the camera views that it is used on")

@@ -210,6 +210,10 @@ def _track_shapes(window: WindowSpec, tracks: Mapping[str, TrackSet]) -> Iterato
     for view, found in tracks.items():
         path = ("tracks", ANY_VIEW if window.one_view else view)
         points, size = window.num_points or found.points.shape[-2], found.points.shape[-1]
+        if window.points not in (None, points):
+            raise UserError(
+                f"the track set has {points} points in the view {view!r}, and the stage was made for {window.points}"
+            )
         yield (*path, "points"), ((steps, points, size), np.float32)
         yield (*path, "visible"), ((steps, points), np.bool_)
         yield (*path, "valid"), ((steps,), np.bool_)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from t2p.geometry.resample import resample_time, time_weights
+from t2p.geometry.resample import Method, resample_time, time_weights
 from t2p.io import UserError
 from t2p.types import ANY_VIEW, Camera, FieldWindow, Padding, WindowSpec
 
@@ -176,15 +176,15 @@ def draw_points(visible: np.ndarray, count: int, rng: np.random.Generator, repla
     return np.concatenate(turns)[:count]
 
 
-def resample(tracks: dict[str, np.ndarray], steps: int) -> dict[str, np.ndarray]:
-    """Stretches tracks to `steps` time steps by linear interpolation, first and last step kept (AMPLIFY resamples a
-    true horizon of 4 to 16 so). A new step is visible, or valid, where the old steps it mixes all are.
+def resample(tracks: dict[str, np.ndarray], steps: int, method: Method = "linear") -> dict[str, np.ndarray]:
+    """Stretches tracks to `steps` time steps by interpolation, first and last step kept (AMPLIFY resamples a true
+    horizon of 4 to 16 so). A new step is visible, or valid, where the old steps between which it lies both are.
 
     tracks: points [T, N, D], visible [T, N], valid [T].
     """
     mixed = time_weights(len(tracks["valid"]), steps) > 1e-6  # [new, old]; rounding leaves weights of 1e-16
     return {
-        "points": resample_time(tracks["points"], steps),
+        "points": resample_time(tracks["points"], steps, method),
         "visible": ~(mixed @ ~tracks["visible"]),
         "valid": ~(mixed @ ~tracks["valid"]),
     }
@@ -272,7 +272,7 @@ class Cutter:
             visible = np.zeros(points.shape[:2], bool)
         tracks = {"points": points, "visible": visible, "valid": where.valid}
         if self.window.track_steps:
-            tracks = resample(tracks, self.window.track_steps)
+            tracks = resample(tracks, self.window.track_steps, self.window.track_method)
         return tracks, bool(at_start.any())
 
     def _global_tracks(self, row: Row, view: str, field: FieldWindow, where: Place) -> tuple[np.ndarray, np.ndarray]:

@@ -174,7 +174,7 @@ _ENTRIES = (
         "T5, small: AMPLIFY's encoder of sentences (Raffel et al. 2020)",
         _T5,
         _APACHE,
-        f'{_NOT_YET}; vectors made with it are, by `text.encoder = "precomputed"`',
+        'read by `text.encoder = "t5"` as `text.path` (`--text_path FOLDER`)',
         (
             File("config.json", f"{_T5_FILES}/config.json", "1.21 kB"),
             File("tokenizer.json", f"{_T5_FILES}/tokenizer.json", "1.39 MB"),

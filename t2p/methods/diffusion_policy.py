@@ -21,12 +21,11 @@ from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, check_bounds
 from t2p.methods.normalise import Limits, empty_statistics
 from t2p.methods.open_loop import SETPOINT, SETPOINT_WIDTHS, ChunkStage, state_of, undo_limits
-from t2p.models.resnet import ResNet, forward_flops, make_resnet
+from t2p.models.resnet import IMAGENET, ResNet, forward_flops, make_resnet
 from t2p.types import Array, Batch, FieldWindow, Observe, WindowSpec
 
 STAGE = "diffusion_policy.policy"
 STATE = ("gripper", "tool")  # proprioception, [1] and [9], in sorted order (released code)
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of RGB in [0, 1]
 BOUNDS = {"model.steps": COUNT, **heads.BOUNDS}
 
 

@@ -1,7 +1,8 @@
 """Sentences become vectors, once per distinct sentence and before training.
 
 Encoders: "bert" (a local BERT's pooler output over 25 tokens: ATM's bert-base-cased), "bert_mean" (the mean of its
-token features, length one: MiniLM sentence encoders), "precomputed" (a file of vectors) and "hashed" (no weights).
+token features, length one: MiniLM sentence encoders), "t5" (the first token of a local T5 encoder over at most 32:
+AMPLIFY's t5-small), "precomputed" (a file of vectors) and "hashed" (no weights).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from t2p.io import UserError, load_arrays
 
 ATM_TOKENS = 25  # sentences are padded to this length in the released code
+T5_TOKENS = 32  # so many does AMPLIFY's released code read
 MEAN_TOKENS = 128  # of the MiniLM encoders; padding does not change a mean over real tokens
 
 Vectors = dict[str, np.ndarray]
@@ -54,6 +56,7 @@ _WHAT_PATH = {
     "precomputed": "an .npz (or .npy dict) of one vector per sentence, named by the sentence",
     "bert": "a directory with config.json, tokenizer.json and model.safetensors of a BERT",
     "bert_mean": "a directory with config.json, tokenizer.json and model.safetensors of a sentence encoder",
+    "t5": "a directory with config.json, tokenizer.json and model.safetensors of a T5",
 }
 
 
@@ -99,9 +102,24 @@ def _bert_mean(path: str, width: int, sentences: list[str]) -> Vectors:
     return dict(zip(sentences, np.asarray(mean_pool(features, mask)), strict=True))
 
 
+def _t5(path: str, width: int, sentences: list[str]) -> Vectors:
+    from t2p.models.t5 import load_t5
+
+    encoder = load_t5(path)
+    _, mask = encoder.tokenize(sentences, T5_TOKENS + 1)
+    if long := [s for s, count in zip(sentences, mask.sum(1), strict=True) if count > T5_TOKENS]:
+        raise UserError(
+            f"{len(long)} of {len(sentences)} sentences have more than {T5_TOKENS} tokens, all that the 't5' encoder "
+            f"reads: {long[:3]}; shorten them"
+        )
+    _, first, _ = encoder(sentences, T5_TOKENS)
+    return dict(zip(sentences, np.asarray(first), strict=True))
+
+
 ENCODERS: dict[str, Callable[[str, int, list[str]], Vectors]] = {
     "hashed": _hashed,
     "precomputed": _precomputed,
     "bert": _bert,
     "bert_mean": _bert_mean,
+    "t5": _t5,
 }

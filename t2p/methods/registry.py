@@ -60,6 +60,12 @@ def _general_flow(config: ml_collections.ConfigDict, platform: str) -> Stage:
     return GeneralFlowStage.from_config(config)
 
 
+def _amplify_motion_tokenizer(config: ml_collections.ConfigDict, platform: str) -> Stage:
+    from t2p.methods.amplify.tokenizer import MotionTokenizerStage
+
+    return MotionTokenizerStage.from_config(config, platform)
+
+
 STAGES: dict[str, Callable[[ml_collections.ConfigDict, str], Stage]] = {
     "atm.track_transformer": _atm_track_transformer,
     "threepointr.tracks": _threepointr_tracks,
@@ -67,6 +73,7 @@ STAGES: dict[str, Callable[[ml_collections.ConfigDict, str], Stage]] = {
     "general_flow.flow": _general_flow,
     "dp3.policy": _dp3_policy,
     "diffusion_policy.policy": _diffusion_policy,
+    "amplify.motion_tokenizer": _amplify_motion_tokenizer,
 }
 # Stages that act, and what makes a policy of them.
 POLICIES: dict[str, Callable[[Any], Policy]] = {

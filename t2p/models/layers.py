@@ -55,34 +55,43 @@ def attention(
     *,
     implementation: str,
     mask: Array | None = None,
+    bias: Array | None = None,
     dropout_rate: float = 0.0,
     dropout_rng: Array | None = None,
 ) -> Array:
     """softmax(q k^T / sqrt(d)) v, heads kept apart; the softmax is taken in float32.
 
     q: [b, n, h, d]; k, v: [b, m, g, d], where each of the g heads serves h / g query heads in order (g = 1:
-    multi-query, g = h: multi-head); mask: bool, broadcastable to [b, h, n, m], True where a query may look.
-    implementation: what `resolve_attention` gave; "cudnn" and "blockwise" never hold a whole [n, m] matrix. Dropout on
-    the weights is only in "matmul", which therefore serves training with it everywhere. Returns [b, n, h, d] in v's
-    type."""
-    if implementation == "matmul" or dropout_rate > 0.0:
-        return _matmul_attention(q, k, v, mask, dropout_rate, dropout_rng)
+    multi-query, g = h: multi-head); mask: bool, broadcastable to [b, h, n, m], True where a query may look; bias:
+    added to q k^T / sqrt(d), broadcastable to [b, h, n, m]. implementation: what `resolve_attention` gave; "cudnn" and
+    "blockwise" never hold a whole [n, m] matrix. Bias and dropout on the weights are only in "matmul", which therefore
+    serves networks and training with them everywhere. Returns [b, n, h, d] in v's type."""
+    if implementation == "matmul" or dropout_rate > 0.0 or bias is not None:
+        return _matmul_attention(q, k, v, mask, bias, dropout_rate, dropout_rng)
     if implementation == "blockwise":
         return _blockwise_attention(q, k, v, mask)
     stock: Any = implementation
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=stock)
 
 
-def _matmul_attention(q: Array, k: Array, v: Array, mask: Array | None, rate: float, rng: Array | None) -> Array:
+def _matmul_attention(
+    q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, rate: float, rng: Array | None
+) -> Array:
     """The same as batched 3-D products: query heads that share keys are stacked as rows, [b g, n h/g, d]."""
     b, n, h, d = q.shape
     m, g = k.shape[1:3]
     rows = (q * d**-0.5).reshape(b, n, g, h // g, d).swapaxes(1, 2).reshape(b * g, n * (h // g), d)
     keys, values = (x.swapaxes(1, 2).reshape(b * g, m, d) for x in (k, v))
     logits = jnp.einsum("bnd,bmd->bnm", rows, keys, preferred_element_type=jnp.float32)
+
+    def stacked(x: Array) -> Array:
+        """What is broadcastable to [b, h, n, m], in the logits' order."""
+        return jnp.broadcast_to(x, (b, h, n, m)).reshape(b, g, h // g, n, m).swapaxes(2, 3).reshape(logits.shape)
+
+    if bias is not None:
+        logits = logits + stacked(bias)
     if mask is not None:
-        allowed = jnp.broadcast_to(mask, (b, h, n, m)).reshape(b, g, h // g, n, m).swapaxes(2, 3)
-        logits = jnp.where(allowed.reshape(logits.shape), logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(stacked(mask), logits, jnp.finfo(jnp.float32).min)
     weights = dropout(jax.nn.softmax(logits, axis=-1).astype(v.dtype), rate, rng)
     out = jnp.einsum("bnm,bmd->bnd", weights, values)
     return out.reshape(b, g, n, h // g, d).swapaxes(1, 2).reshape(b, n, h, d)

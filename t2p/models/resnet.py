@@ -1,7 +1,7 @@
 """ResNet image encoders (He et al. 2016) without the classifier, with batch or group norm.
 
-Strides and padding are torchvision's (a bottleneck's stride is in its 3x3 convolution), so that its weights fit.
-Letters: b rows, h, w pixels, c channels; channels last.
+Strides and padding are torchvision's (a bottleneck's stride is in its 3x3 convolution), so that its weights fit:
+t2p.convert.resnet reads them. Letters: b rows, v views, h, w pixels, c channels; channels last.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
+from t2p.geometry.conventions import Size
+from t2p.geometry.resample import resize_bilinear
 from t2p.io import UserError
 from t2p.models.layers import Array, Dtype
 
@@ -22,6 +24,7 @@ EPSILON = 1e-5
 NORMS = ("batch", "group")
 CHANNELS_PER_GROUP = 16  # Chi et al. 2023 (released code)
 WIDTHS = (64, 128, 256, 512)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of RGB in [0, 1]
 
 
 class Norm(nn.Module):
@@ -63,31 +66,33 @@ class Block(nn.Module):
         for i, (width, size, stride) in enumerate(convs):
             y = conv(width, size, stride, self.dtype, f"conv_{i}")(nn.relu(y) if i else y)
             y = Norm(self.norm, self.dtype, name=f"norm_{i}")(y, train)
-        if x.shape != y.shape:
+        if s != 1 or x.shape[-1] != y.shape[-1]:
             x = conv(y.shape[-1], 1, s, self.dtype, "shortcut")(x)
             x = Norm(self.norm, self.dtype, name="shortcut_norm")(x, train)
         return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
-    """See `__call__`; `VARIANTS` has the published sizes."""
+    """See `__call__`; `VARIANTS` has the published sizes. widths: channels of the stages (of a bottleneck's inner
+    convolutions); stem: those of the first convolution."""
 
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     bottleneck: bool = False
     norm: str = "batch"
     dtype: Dtype = jnp.float32
+    widths: tuple[int, ...] = WIDTHS
+    stem: int = WIDTHS[0]
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> tuple[Array, dict[str, Array]]:
         """images: [b, h, w, 3], normalised -> the mean of the last feature map [b, `width`], float32, and the maps
         {"stem", "layer_0" ...}. With norm "batch" and train, batch_stats must be mutable."""
-        if self.norm not in NORMS:
-            raise UserError(f"norm is {self.norm!r}; expected one of {', '.join(NORMS)}")
-        x = conv(WIDTHS[0], 7, 2, self.dtype, "stem")(images)
+        self._check()
+        x = conv(self.stem, 7, 2, self.dtype, "stem")(images)
         x = nn.relu(Norm(self.norm, self.dtype, name="stem_norm")(x, train))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         aux = {"stem": x}
-        for i, (count, width) in enumerate(zip(self.blocks, WIDTHS, strict=True)):
+        for i, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for j in range(count):
                 stride = 2 if i and not j else 1
                 block = Block(width, stride, self.bottleneck, self.norm, self.dtype, name=f"layer_{i}_{j}")
@@ -95,10 +100,44 @@ class ResNet(nn.Module):
             aux[f"layer_{i}"] = x
         return x.astype(jnp.float32).mean((1, 2)), aux
 
+    def _check(self) -> None:
+        if self.norm not in NORMS:
+            raise UserError(f"norm is {self.norm!r}; expected one of {', '.join(NORMS)}")
+        if self.norm == "group" and any(width % CHANNELS_PER_GROUP for width in (self.stem, *self.widths)):
+            raise UserError(
+                f"group norm needs multiples of {CHANNELS_PER_GROUP} channels; "
+                f"the stem has {self.stem} and the stages have {', '.join(map(str, self.widths))}"
+            )
+
     @property
     def width(self) -> int:
         """Numbers of the encoding."""
-        return WIDTHS[-1] * (4 if self.bottleneck else 1)
+        return self.widths[-1] * (4 if self.bottleneck else 1)
+
+
+def vision_tokens(
+    net: ResNet, variables: Any, images: Array, size: Size, *, normalise: bool = False, pooled: bool = False
+) -> Array:
+    """The last feature map of each view's picture as tokens: view after view, each row after row from the top
+    (AMPLIFY, released code). Batch norm takes the running statistics.
+
+    variables: {"params", "batch_stats"}; images: [b, v, h, w, 3] in [0, 1], resized to `size` (H, W). The release
+    feeds them as they are; normalise: by ImageNet's mean and standard deviation. pooled: the map's mean as the only
+    token. -> [b, v * P, c] float32; P: ceil(H / 32) * ceil(W / 32) with the four stages of a published size."""
+    x = _resize(images.reshape(-1, *images.shape[2:]), size)
+    if normalise:
+        mean, std = (jnp.asarray(numbers, x.dtype) for numbers in IMAGENET)
+        x = (x - mean) / std
+    mean_token, maps = net.apply(variables, x)
+    tokens = mean_token if pooled else maps[f"layer_{len(net.blocks) - 1}"].astype(jnp.float32)
+    return tokens.reshape(len(images), -1, net.width)
+
+
+def _resize(images: Array, size: Size) -> Array:
+    if images.shape[1:3] == tuple(size):
+        return images
+    with jax.default_matmul_precision("highest"):  # interpolation is a matrix product, which a TPU takes in bfloat16
+        return resize_bilinear(images, size)
 
 
 # 11.2, 21.3 and 23.5 million parameters.

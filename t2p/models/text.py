@@ -1,5 +1,6 @@
-"""BERT (Devlin et al. 2019) in Flax, read from a local Hugging Face directory: config.json, tokenizer.json and
-model.safetensors. Without PyTorch, transformers or a network. MiniLM sentence encoders are the same network.
+"""Text encoders read from a local Hugging Face directory: config.json, tokenizer.json and model.safetensors. Without
+PyTorch, transformers or a network. Here: what all need, and BERT (Devlin et al. 2019) in Flax; MiniLM sentence encoders
+are the same network. T5 is in t5.py.
 
 Letters: b sentences, l tokens, d channels.
 """
@@ -71,34 +72,48 @@ def mean_pool(features: Array, mask: Array) -> Array:
     return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
 
+Tokenize = Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]
+
+
 @dataclass(frozen=True)
 class TextModel:
-    """A BERT with its weights and tokenizer, as a directory holds them."""
+    """A network with its weights and tokenizer, as a directory holds them.
 
-    model: Bert
+    model: a Bert or a t5.T5Encoder; tokenize(sentences, length) -> tokens and mask, [b, length]; positions: the most
+    tokens that the network takes (None: any number)."""
+
+    model: nn.Module
     params: Mapping[str, Any]
-    tokenize: Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]
+    tokenize: Tokenize
+    positions: int | None
 
     def __call__(self, sentences: Sequence[str], length: int) -> tuple[Array, Array | None, Array]:
         """Token features, pooled features (None without pooler) and mask; each sentence is cut or padded to
-        `length` tokens (at most as many as the model has positions), [CLS] and [SEP] included."""
-        tokens, mask = self.tokenize(sentences, min(length, self.model.positions))
+        `length` tokens (at most `positions`), the special ones at its ends included."""
+        tokens, mask = self.tokenize(sentences, length if self.positions is None else min(length, self.positions))
         with jax.default_matmul_precision("highest"):
             return *jax.jit(self.model.apply)({"params": self.params}, tokens, mask), jnp.asarray(mask)
 
 
 def load_bert(directory: PathLike) -> TextModel:
     """Reads a directory as huggingface_hub lays it out. UserError names a file that is missing or does not fit."""
+    folder = text_folder(directory, "a BERT", "google-bert/bert-base-cased")
+    arrays = {_plain_name(name): x for name, x in load_arrays(folder / "model.safetensors").items()}
+    model = _from_config(read_json(folder / "config.json"), pooler="pooler.dense.weight" in arrays, where=folder)
+    params = read_params(model, _names(model), arrays, f"{folder}/model.safetensors")
+    return TextModel(model, params, load_tokenizer(folder, "[PAD]", model.vocabulary), model.positions)
+
+
+def text_folder(directory: PathLike, what: str, example: str) -> Path:
+    """The directory; UserError when it lacks files. what, example: the kind of model and one of the hub's names."""
     folder = Path(directory)
     missing = [name for name in ("config.json", "tokenizer.json", "model.safetensors") if not (folder / name).is_file()]
     if missing:
         raise UserError(
-            f"the text encoder's directory {str(directory)!r} lacks {', '.join(missing)}. Download a BERT with these "
-            "files, e.g. `hf download google-bert/bert-base-cased --local-dir DIR`, and set config.text.path=DIR"
+            f"the text encoder's directory {str(directory)!r} lacks {', '.join(missing)}. Download {what} with these "
+            f"files, e.g. `hf download {example} --local-dir DIR`, and set config.text.path=DIR"
         )
-    arrays = {_plain_name(name): x for name, x in load_arrays(folder / "model.safetensors").items()}
-    model = _from_config(read_json(folder / "config.json"), pooler="pooler.dense.weight" in arrays, where=folder)
-    return TextModel(model, _params(model, arrays, folder), _tokenizer(folder / "tokenizer.json"))
+    return folder
 
 
 def _from_config(config: Mapping[str, Any], pooler: bool, where: Path) -> Bert:
@@ -154,29 +169,33 @@ def _names(model: Bert) -> dict[str, str]:
     return names
 
 
-def _params(model: Bert, arrays: Mapping[str, np.ndarray], where: Path) -> dict[str, Any]:
-    """Names beyond the network's (heads of a pre-training task) are left out."""
-    names = _names(model)
+def read_params(
+    model: nn.Module, names: Mapping[str, str], arrays: Mapping[str, np.ndarray], file: str
+) -> dict[str, Any]:
+    """Parameters of a network of (tokens, mask) from {official name: ours}; other arrays (heads of a pre-training task)
+    are left out. UserError for names that `file` lacks and for shapes other than the network's."""
     if missing := [theirs for theirs in names if theirs not in arrays]:
-        raise UserError(f"{where}/model.safetensors lacks {', '.join(missing)}")
+        raise UserError(f"{file} lacks {', '.join(missing)}")
     flat = {o: np.asarray(arrays[t].T if o.endswith("kernel") else arrays[t], np.float32) for t, o in names.items()}
     params = unflatten_dict(flat, sep="/")
     zeros = jax.ShapeDtypeStruct((1, 2), jnp.int32), jax.ShapeDtypeStruct((1, 2), jnp.bool_)
     wanted = jax.eval_shape(model.init, jax.random.key(0), *zeros)["params"]
     if jax.tree.map(np.shape, params) != jax.tree.map(lambda x: x.shape, wanted):
-        raise UserError(f"the shapes in {where}/model.safetensors are not those that config.json describes")
+        raise UserError(f"the shapes in {file} are not those that its configuration describes")
     return params
 
 
-def _tokenizer(path: Path) -> Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]:
+def load_tokenizer(folder: Path, pad: str, vocabulary: int) -> Tokenize:
+    """pad: the token that fills sentences up; vocabulary: number of tokens that the network knows."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if (size := tokenizer.get_vocab_size()) > vocabulary:
+        raise UserError(f"{folder}/tokenizer.json has {size} tokens, but config.json describes {vocabulary}")
 
     def tokenize(sentences: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-        pad = tokenizer.token_to_id("[PAD]")
         tokenizer.enable_truncation(length)
-        tokenizer.enable_padding(length=length, pad_id=pad or 0)
+        tokenizer.enable_padding(length=length, pad_id=tokenizer.token_to_id(pad) or 0)
         encoded = tokenizer.encode_batch(list(sentences))
         return np.array([e.ids for e in encoded], np.int32), np.array([e.attention_mask for e in encoded], bool)
 

@@ -67,9 +67,9 @@ def _goal(window: WindowSpec, shape: Shape) -> dict[str, jax.ShapeDtypeStruct]:
 def _tracks(window: WindowSpec, shape: Shape) -> dict[str, dict[str, Tracks]]:
     if window.tracks is None or window.track_set is None:
         return {}
-    if window.num_points is None:
+    steps, points = window.track_steps or len(window.tracks.offsets), window.num_points or window.points
+    if points is None:
         raise UserError("this stage takes any number of points, so the shapes of a batch cannot be told without data")
-    steps, points = window.track_steps or len(window.tracks.offsets), window.num_points
     places = shape(steps, points, 2 if window.space == "image" else 3)
     visible, valid = shape(steps, points, dtype=jnp.bool_), shape(steps, dtype=jnp.bool_)
     one = Tracks(places, visible, valid=valid, space=window.space)

@@ -102,5 +102,5 @@ def test_eval_of_one_clip_leaves_out_what_needs_another(workdir, tmp_path, capsy
 def test_convert_refuses_unknown_text_encoders(tmp_path, capsys):
     command = ["convert", "--from", "atm.track_transformer", "none.pt", "--out", str(tmp_path / "c")]
     said = error(capsys, [*command, "--text_encoder", "foo"])
-    assert said == "t2p convert: --text_encoder is 'foo'; expected one of hashed, precomputed, bert, bert_mean\n"
+    assert said == "t2p convert: --text_encoder is 'foo'; expected one of hashed, precomputed, bert, bert_mean, t5\n"
     assert "none.pt does not exist" in error(capsys, command)

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weights import numpy_variables
 
+from t2p.geometry.resample import resize_bilinear
 from t2p.io import UserError
-from t2p.models.resnet import ResNet, forward_flops, make_resnet
+from t2p.models.resnet import ResNet, forward_flops, make_resnet, vision_tokens
 
 # torchvision's counts without the classifier
 PARAMETERS = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032}
@@ -50,3 +52,41 @@ def test_unknown_names():
         make_resnet("resnet19", "group")
     with pytest.raises(UserError, match="norm is 'layer'"):
         ResNet(norm="layer").init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """A net of two stages, pictures of three views, and their tokens when seen at 40 x 56 pixels: 5 x 7 a view."""
+    net = ResNet(blocks=(1, 1), widths=(4, 6), stem=3)
+    images = jnp.asarray(np.random.default_rng(1).random((2, 3, 64, 96, 3)), jnp.float32)
+    variables = numpy_variables(net, images[0])
+    return net, variables, images, tokens(net, variables, images, (40, 56))
+
+
+tokens = jax.jit(vision_tokens, static_argnames=("net", "size", "normalise", "pooled"))
+CLOSE = {"rtol": 1e-4, "atol": 1e-2}  # features are as large as 100
+
+
+def test_tokens_are_in_order_of_rows_views_and_pixels(narrow):
+    net, variables, images, found = narrow
+    assert found.shape == (2, 3 * 5 * 7, net.width)
+    small = resize_bilinear(images[1], (40, 56))
+    maps = jax.jit(net.apply)(variables, small)[1]["layer_1"]  # [v, 5, 7, c]
+    np.testing.assert_allclose(found[1].reshape(maps.shape), maps, **CLOSE)
+    turned = tokens(net, variables, images[:, ::-1], (40, 56))
+    np.testing.assert_allclose(turned.reshape(2, 3, 35, 6)[:, ::-1], found.reshape(2, 3, 35, 6), **CLOSE)
+    pooled = tokens(net, variables, images, (40, 56), pooled=True)
+    np.testing.assert_allclose(pooled, found.reshape(2, 3, 35, 6).mean(2), **CLOSE)
+
+
+def test_pictures_are_resized_and_normalised_first(narrow):
+    net, variables, images, found = narrow
+    resized = jax.image.resize(images, (2, 3, 40, 56, 3), "bilinear", antialias=False)
+    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+    same = tokens(net, variables, resized * std + mean, (40, 56), normalise=True)
+    np.testing.assert_allclose(same, found, **CLOSE)
+
+
+def test_group_norm_needs_whole_groups():
+    with pytest.raises(UserError, match=r"multiples of 16 channels; the stem has 64 and the stages have 8, 16"):
+        ResNet(blocks=(1, 1), widths=(8, 16), norm="group").init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))

@@ -1,0 +1,205 @@
+"""AMPLIFY's first stage: motion as a short sequence of codes (Collins et al. 2025, section 2.2; released code)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from t2p import pytrees  # noqa: F401
+from t2p.io import UserError
+from t2p.methods.amplify import inputs
+from t2p.methods.amplify.motion import (
+    VIEW_WEIGHTS,
+    Window,
+    cross_entropy,
+    likeliest,
+    to_classes,
+    to_tracks,
+    to_velocities,
+)
+from t2p.methods.attention import chosen_attention
+from t2p.methods.base import Variables
+from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
+from t2p.methods.rows import counted_rows, row_mean
+from t2p.metrics.tracks import amplify_measures, normalized_codebook_perplexity
+from t2p.models.amplify import DECODERS, MASKS, MotionTokenizer
+from t2p.models.fsq import codebook_size, levels_of
+from t2p.types import Array, Batch, Prediction, Tracks, WindowSpec
+
+STAGE = "amplify.motion_tokenizer"
+OUTPUTS = ("classes", "velocities")
+MEASURES = ("mse", "normalized_accuracy", "delta_auc")  # of the paper's Table 2
+NET_BOUNDS = {
+    **dict.fromkeys(("dim", "depth", "heads", "mlp"), COUNT),
+    "latents": NUMBER,
+    "dropout": Bound(0, most=255 / 256),  # t2p.models.layers.dropout draws to one part in 256
+}
+BOUNDS = {**{f"model.{name}": bound for name, bound in NET_BOUNDS.items()}, **inputs.BOUNDS}
+
+
+def net_settings() -> dict[str, Any]:
+    """The tokenizer's keys at the released code's values."""
+    return {
+        "dim": 768,
+        "depth": 2,  # layers of the encoder; the decoder has half as many (paper: silent)
+        "heads": 8,
+        "mlp": 256,
+        "codebook": 2048,  # nominal size: see t2p.models.fsq.LEVELS
+        "window": (15, 15),  # rows and columns of motion classes, pixels
+        "mask": "causal",  # or none, diagonal (paper, Appendix E)
+        "latents": 0,  # codes of an example; 0: one for each step (released), which are 15; paper: 16
+        "queries": "steps",  # of the decoder (released); paper, section 2.2: points
+        "output": "classes",  # or velocities, with the squared error (paper, Appendix E)
+        "per_view": False,
+        "dropout": 0.1,
+    }
+
+
+def configure(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Adds the keys that this stage reads to a base config, at the released code's values, and returns it."""
+    config.stage = STAGE
+    config.model = ml_collections.ConfigDict(net_settings())
+    # weights: of the views, in their order (released code). mask_padding: leave out the steps that repeat an episode's
+    # last frame; the released code learns from them.
+    weights = tuple(VIEW_WEIGHTS[view] for view in ("agentview", "eye_in_hand"))
+    config.loss = ml_collections.ConfigDict({"weights": weights, "mask_padding": False})
+    inputs.configure(config)
+    config.optimizer.update({"schedule": "constant", "b2": 0.95})
+    return config
+
+
+def make_net(
+    settings: ml_collections.ConfigDict, window: inputs.Window, config: ml_collections.ConfigDict, platform: str
+) -> MotionTokenizer:
+    """The tokenizer of `settings` (see net_settings) as the rest of the config has it computed on `platform`."""
+    s = settings
+    if s.mask not in MASKS or s.queries not in DECODERS or s.output not in OUTPUTS:
+        raise UserError(
+            f"mask is {s.mask!r}, queries {s.queries!r}, output {s.output!r}; expected one of {', '.join(MASKS)}, of "
+            f"{', '.join(DECODERS)}, and of {', '.join(OUTPUTS)}"
+        )
+    if s.dim % s.heads:
+        raise UserError(f"the motion tokenizer's dim {s.dim} is not a multiple of its {s.heads} heads")
+    net = MotionTokenizer(
+        views=len(window.views),
+        points=window.points,
+        steps=window.steps - 1,
+        window=_window(s.window),
+        levels=levels_of(s.codebook),
+        **{name: s[name] for name in ("dim", "depth", "heads", "mlp", "mask", "latents", "queries", "per_view")},
+        classify=s.output == "classes",
+        dropout=s.dropout,
+        dtype=jnp.dtype(config.dtype),
+        remat=config.remat,
+        scan=config.scan_layers,
+    )
+    attention = chosen_attention(config, platform, s.dim // s.heads, net.tokens)
+    return net.clone(implementation=attention)
+
+
+def _window(sizes: tuple[int, int]) -> Window:
+    if len(sizes) != 2 or any(size < 1 or size % 2 == 0 for size in sizes):
+        raise UserError(f"the window of motion classes is {tuple(sizes)}; expected two odd numbers (rows, columns)")
+    return sizes[0], sizes[1]
+
+
+@dataclass(frozen=True)
+class MotionTokenizerStage:
+    """weights: of the views' losses. mask_padding: leave out steps past an episode's end."""
+
+    net: MotionTokenizer
+    inputs: inputs.Window
+    weights: tuple[float, ...]
+    mask_padding: bool
+
+    @classmethod
+    def from_config(cls, config: ml_collections.ConfigDict, platform: str) -> MotionTokenizerStage:
+        check_bounds(config, BOUNDS)
+        window = inputs.Window.from_config(config)
+        weights = tuple(config.loss.weights)
+        if len(weights) != len(window.views) or min(weights) < 0:
+            raise UserError(
+                f"loss.weights is {weights}; expected a number from 0 on for each of the views, which are "
+                f"{', '.join(window.views)}"
+            )
+        return cls(make_net(config.model, window, config, platform), window, weights, config.loss.mask_padding)
+
+    @property
+    def model(self) -> MotionTokenizer:
+        return self.net
+
+    @property
+    def window(self) -> WindowSpec:
+        return WindowSpec(**self.inputs.fields())
+
+    def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        velocities = to_velocities(self.inputs.tracks(batch)[0])
+        return {"params": self.net.init({"params": rng}, velocities)["params"], "batch_stats": {}, "frozen": {}}
+
+    def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
+        tracks, valid = self.inputs.tracks(batch)
+        rows = counted_rows(batch, len(tracks), "tracks")
+        options: dict[str, Any] = {"train": True, "rngs": {"dropout": rng}} if train else {}
+        applied: Any = self.net.apply({"params": variables["params"]}, to_velocities(tracks), **options)
+        output, codes, _ = applied
+        each = self._errors(output, tracks)  # [B, V, T - 1]
+        counted = valid[:, None, 1:] if self.mask_padding else jnp.ones_like(each)
+        of_views = (each * counted).sum(-1) / jnp.maximum(counted.sum(-1), 1)
+        loss = row_mean(of_views @ jnp.asarray(self.weights), rows)
+        return loss, {"metrics": self._metrics(loss, output, codes, tracks, rows), "batch_stats": {}}
+
+    def predict(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
+        """The tracks of all views as the codes give them back, [B, V, T, N, 2]; aux["codes"] [B, L]."""
+        tracks, _ = self.inputs.tracks(batch)
+        applied: Any = self.net.apply({"params": variables["params"]}, to_velocities(tracks))
+        points = self.inputs.to_batch_tracks(self.tracks(applied[0], tracks[:, :, 0]))
+        return Prediction(tracks=Tracks(points, jnp.ones(points.shape[:-1], bool)), aux={"codes": applied[1]})
+
+    def flops_per_example(self, batch: Batch) -> float:
+        return 3 * net_flops(self.net)
+
+    def velocities(self, output: Array) -> Array:
+        """The network's output [..., c] -> velocities [..., 2]."""
+        return likeliest(output, self.net.window, self.inputs.image_size) if self.net.classify else output
+
+    def tracks(self, output: Array, start: Array) -> Array:
+        """The network's output [B, V, T - 1, N, c] and the first points [B, V, N, 2] -> tracks [B, V, T, N, 2]."""
+        return to_tracks(self.velocities(output), start)
+
+    def _errors(self, output: Array, tracks: Array) -> Array:
+        """[B, V, T - 1], means over the points."""
+        if self.net.classify:
+            return cross_entropy(output, to_classes(tracks, self.net.window, self.inputs.image_size)).mean(-1)
+        return jnp.square(output - to_velocities(tracks)).mean((-2, -1))
+
+    def _metrics(self, loss: Array, output: Array, codes: Array, tracks: Array, rows: Array) -> dict[str, Array]:
+        found = {"loss": loss} | measures(self.tracks(output, tracks[:, :, 0]), tracks, self.inputs.image_size[0], rows)
+        used = jnp.where(rows[:, None], codes, -1)  # -1 is no code
+        return found | {"perplexity": normalized_codebook_perplexity(used, codebook_size(self.net.levels))}
+
+
+def measures(predicted: Array, true: Array, height: int, rows: Array) -> dict[str, Array]:
+    """The paper's Table 2 over the rows that count. predicted, true: [B, V, T, N, 2]."""
+    each = jax.vmap(lambda p, t: amplify_measures(p, t, height))(predicted, true)
+    return {name: row_mean(each[name], rows) for name in MEASURES}
+
+
+def net_flops(net: MotionTokenizer) -> float:
+    """Multiply-adds of the matrix products, times two, of one forward pass of one example."""
+    d, n, v = net.dim, net.points, net.views
+    length = net.tokens + net.latents
+    encoder = net.depth * length * (12 * d * d + 2 * length * d)
+    queries = net.tokens if net.queries == "steps" else v * n
+    cross = queries * (2 * d * d + 2 * net.length * d) + net.length * 2 * d * d
+    decoder = net.depth // 2 * (queries * (20 * d * d + 2 * queries * d) + cross)
+    inputs = net.tokens * (n * (1 if net.per_view else v) * 2) * d
+    if net.queries == "steps":
+        tail = v * net.steps * n * net.mlp * net.outputs + net.tokens * d * (net.mlp + net.outputs)
+    else:
+        tail = queries * d * net.steps * net.outputs
+    return 2.0 * (encoder + decoder + inputs + tail + np.prod([net.length, d, 2 * len(net.levels)]))
