@@ -19,12 +19,9 @@ ADAPTERS: dict[str, str | dict[str, str]] = {
         "fsq": "t2p.parity.amplify_models:quantizer",
         "libero_dataset": "t2p.parity.amplify:libero_dataset",
         "metrics": "t2p.parity.amplify:metrics",
-<<<<<<< HEAD
         "motion_tokenizer": "t2p.parity.amplify_models:motion_tokenizer",
-=======
         "t5_encoder": "t2p.parity.encoders:t5_encoder",
         "vision": "t2p.parity.encoders:vision_resnet",
->>>>>>> enc
     },
     "atm": {
         "track_transformer": "t2p.parity.atm:track_transformer",
