@@ -8,11 +8,13 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from t2p.convert.amplify import forward_dynamics_rows, fsq_rows, motion_tokenizer_rows
 from t2p.convert.base import Arrays, Constant, Row, to_official, to_variables
 from t2p.convert.gpt import without_buffers
+from t2p.convert.resnet import resnet_from_arrays
 from t2p.methods.amplify.motion import (
     Size,
     cross_entropy,
@@ -24,6 +26,7 @@ from t2p.methods.amplify.motion import (
 )
 from t2p.models import fsq
 from t2p.models.amplify import ForwardDynamics, MotionTokenizer
+from t2p.models.resnet import vision_tokens
 from t2p.types import Array
 
 
@@ -116,13 +119,27 @@ def _tokenize(model: MotionTokenizer, size: Size, params: Any, tracks: Array, we
 
 
 def forward_dynamics(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> dict[str, np.ndarray]:
-    """Fixtures amplify/forward_dynamics*: meta["config"]: sizes; inputs: img_tokens [b, v P, C], text_emb [b, 1, E],
-    targets [b, L]."""
-    model = dynamics_from(meta["config"])
+    """Fixtures amplify/forward_dynamics*: meta["config"]: sizes; inputs: text_emb [b, 1, E], targets [b, L], and
+    img_tokens [b, v P, C], or, where the configuration has a vision_encoder, images [b, v, H, W, 3] uint8."""
+    config, weights = meta["config"], without_buffers(checkpoint)
+    seen: dict[str, Array] = {}
+    if vision := config.get("vision_encoder"):
+        weights, encoder = split_encoder(weights)
+        net, variables = resnet_from_arrays(encoder)
+        images = jnp.asarray(inputs["images"], jnp.float32) / 255
+        seen["img_tokens"] = vision_tokens(net, variables, images, (vision["img_size"],) * 2)
+    model = dynamics_from(config)
     rows = forward_dynamics_rows(model.depth, model.use_bias)
-    params = to_variables(rows, without_buffers(checkpoint))
-    outputs, grads = _predict(model, params, inputs["img_tokens"], inputs["text_emb"][:, 0], inputs["targets"])
-    return _arrays(outputs, rows, grads)
+    tokens = seen.get("img_tokens", inputs.get("img_tokens"))
+    outputs, grads = _predict(model, to_variables(rows, weights), tokens, inputs["text_emb"][:, 0], inputs["targets"])
+    return _arrays(outputs | seen, rows, grads)
+
+
+def split_encoder(arrays: Arrays) -> tuple[Arrays, Arrays]:
+    """A file with forward_dynamics.* and img_encoder.* -> (the first without their prefix, the second)."""
+    prefix = "forward_dynamics."
+    dynamics = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+    return dynamics, {name: x for name, x in arrays.items() if name.startswith("img_encoder.")}
 
 
 def dynamics_from(config: Mapping[str, Any]) -> ForwardDynamics:

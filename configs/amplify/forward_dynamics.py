@@ -1,0 +1,79 @@
+"""AMPLIFY's forward dynamics: the codes of the motion to come, from pictures and a sentence (Collins et al. 2025).
+
+The tokenizer first (configs/amplify/motion_tokenizer.py), then, on the same data:
+
+    t2p train --config configs/amplify/forward_dynamics.py:cpu --workdir DYNAMICS \
+        --config.init_from.tokenizer.path=TOKENS \
+        --config.data.sources.videos.path=FREE --config.data.validation.held_out.path=HELD_OUT
+
+variant   hardware                   time      number to expect
+debug     2 CPU cores                seconds   none: it shows that everything runs
+cpu       2 CPU cores                minutes   docs/results.md
+paper     one GPU (release)          not run   LIBERO: MSE 0.004, pixel accuracy and Delta_AUC of Table 2
+released  one GPU (release)          not run   the same
+
+`paper` and `released` need a T5's directory (--config.text.path) and a ResNet-18 with ImageNet's weights
+(--config.init_from.images.path; docs/amplify.md). `released` has the released code's values: classes beyond the
+codebook, and gradients of four parts summed before they are clipped at 1, which is clipping their mean at a quarter.
+`paper` has a class for each code and clips the mean at 1. `cpu` has no published weights: its small image encoder is
+trained with the network, and sentences are hashed.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from t2p.io import UserError
+from t2p.methods.amplify import dynamics
+from t2p.methods.amplify.presets import CPU_DYNAMICS, CPU_IMAGES, CPU_TOKENIZER, debug, small_window
+from t2p.train.defaults import base_config, source_config
+
+VARIANTS = ("debug", "cpu", "paper", "released")
+
+
+def get_config(variant: str = "released") -> ml_collections.ConfigDict:
+    """The config of a variant; UserError names the variants for any other."""
+    if variant not in VARIANTS:
+        raise UserError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+    c = dynamics.configure(base_config())
+    return {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released}[variant](c)
+
+
+def _released(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    c.batch_size, c.accumulation, c.steps = 256, 4, 25_000
+    c.optimizer.clip_norm = 0.25  # of the mean: 1 of the sum of four
+    c.dtype = "bfloat16"
+    c.data.sources.libero = source_config()
+    c.data.validation.libero = source_config(split="val")
+    c.data.workers = 8
+    c.eval.every = c.checkpoint.every = 500
+    return c
+
+
+def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    c = _released(c)
+    c.model.tokenizer.update({"latents": 16, "queries": "points"})
+    c.model.dynamics.classes = "codes"
+    c.optimizer.clip_norm = 1.0
+    return c
+
+
+def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    small_window(c)
+    c.model.tokenizer.update(CPU_TOKENIZER)
+    c.model.dynamics.update(CPU_DYNAMICS)
+    c.model.images.update(CPU_IMAGES)
+    del c.init_from.images
+    c.text.update({"encoder": "hashed", "width": 64})
+    c.data.sources.videos = source_config()
+    c.data.validation.held_out = source_config()
+    c.batch_size, c.steps = 16, 1000
+    c.optimizer.update({"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 50})
+    c.eval.update({"every": 250, "batches": 8})
+    c.checkpoint.every = 250
+    c.departures = ("width 128, 3 layers, a small image encoder trained from scratch at 96 x 96, hashed sentences",)
+    return c
+
+
+def _debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    return debug(_cpu(c))

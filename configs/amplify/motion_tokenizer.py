@@ -1,0 +1,74 @@
+"""AMPLIFY's motion tokenizer: motion of points as a short sequence of codes (Collins et al. 2025).
+
+Data first: windows of tracks from every frame (docs/tracking.md). For `cpu`, collected episodes with two cameras:
+
+    t2p collect tabletop/block_stack --episodes 100 --action_free --views front wrist --out FREE
+    t2p annotate --input FREE --out FREE --tracker dis --layout amplify --side 10
+    t2p train --config configs/amplify/motion_tokenizer.py:cpu --workdir TOKENS \
+        --config.data.sources.videos.path=FREE --config.data.validation.held_out.path=HELD_OUT
+
+variant   hardware                   time      number to expect
+debug     2 CPU cores                seconds   none: it shows that everything runs
+cpu       2 CPU cores                minutes   docs/results.md
+paper     one GPU (release)          not run   none published for LIBERO's tokenizer alone
+released  one GPU (release)          not run   none published for LIBERO's tokenizer alone
+
+`released` has the released code's values, `paper` the paper's where the two differ: 16 codes for 15 steps, a decoder
+whose queries are the points, steps past an episode's end not learned. Epochs are counted in optimiser steps for LIBERO
+as the paper's Appendix has them (50 k).
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from t2p.io import UserError
+from t2p.methods.amplify import tokenizer
+from t2p.methods.amplify.presets import CPU_TOKENIZER, debug, small_window
+from t2p.train.defaults import base_config, source_config
+
+VARIANTS = ("debug", "cpu", "paper", "released")
+
+
+def get_config(variant: str = "released") -> ml_collections.ConfigDict:
+    """The config of a variant; UserError names the variants for any other."""
+    if variant not in VARIANTS:
+        raise UserError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+    c = tokenizer.configure(base_config())
+    return {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released}[variant](c)
+
+
+def _released(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Batches of 256 in four parts; half precision (float16 with loss scaling in the release)."""
+    c.batch_size, c.accumulation, c.steps = 256, 4, 50_000
+    c.dtype = "bfloat16"
+    c.data.sources.libero = source_config()
+    c.data.validation.libero = source_config(split="val")
+    c.data.workers = 8
+    c.eval.every = c.checkpoint.every = 500
+    return c
+
+
+def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    c = _released(c)
+    c.model.update({"latents": 16, "queries": "points"})
+    c.loss.mask_padding = True
+    return c
+
+
+def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    small_window(c)
+    c.model.update(CPU_TOKENIZER)
+    c.loss.weights = (0.5, 0.5)
+    c.data.sources.videos = source_config()
+    c.data.validation.held_out = source_config()
+    c.batch_size, c.steps = 16, 1000
+    c.optimizer.update({"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 50})
+    c.eval.update({"every": 250, "batches": 8})
+    c.checkpoint.every = 250
+    c.departures = ("width 128, 100 points a view, 512 codes, views of equal weight",)
+    return c
+
+
+def _debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    return debug(_cpu(c))
