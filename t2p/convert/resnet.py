@@ -49,6 +49,9 @@ class Names:
         return f"{self.stage(0)}.0.conv1.weight"
 
 
+NAMED = Names()  # torchvision's and timm's
+
+
 def is_extra(name: str, prefix: str = "") -> bool:
     """Whether an official array is no part of the encoder: a counter of batches, or the classifier."""
     return name.endswith("num_batches_tracked") or name.startswith(f"{prefix}fc.")

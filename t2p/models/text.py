@@ -189,7 +189,10 @@ def load_tokenizer(folder: Path, pad: str, vocabulary: int) -> Tokenize:
     """pad: the token that fills sentences up; vocabulary: number of tokens that the network knows."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as e:  # the library raises nothing more special
+        raise UserError(f"{folder}/tokenizer.json is not a tokenizer that `tokenizers` reads ({e})") from e
     if (size := tokenizer.get_vocab_size()) > vocabulary:
         raise UserError(f"{folder}/tokenizer.json has {size} tokens, but config.json describes {vocabulary}")
 

@@ -195,10 +195,13 @@ def test_a_tokenizer_with_more_tokens_than_the_network(tmp_path):
         load_t5(write(tmp_path / "t5", w, vocab_size=6))
 
 
-def test_missing_files_and_keys(tmp_path):
+def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(UserError, match=r"lacks config\.json, tokenizer\.json, model\.safetensors.*google-t5/t5-small"):
         load_t5(tmp_path)
     folder = write(tmp_path / "t5", weights())
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer"):
+        load_t5(folder)
     (folder / "config.json").write_text('{"model_type": "t5", "d_model": 12}')
     with pytest.raises(UserError, match=r"config\.json lacks vocab_size, num_layers"):
         load_t5(folder)
