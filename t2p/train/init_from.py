@@ -2,9 +2,10 @@
 
     config.init_from.<name> = {"path": DIR, "rules": ((regex, "load" | "fresh" | "freeze"), ...), "statistics": bool}
 
-A name that the stage has among its frozen earlier stages fills variables["frozen"][name]; any other name fills the
-stage's own parameters and BatchNorm statistics, and also the earlier stages that have no entry, from those that its
-checkpoint was trained on. "statistics": True takes the limits that the stage normalises with from the checkpoint
+A name that the stage has among its frozen earlier stages fills variables["frozen"][name]; one that names a part of its
+parameters (a key at their top) fills that part and its BatchNorm statistics; any other name fills all of the stage's
+own. Earlier stages that have no entry come from the checkpoints that were named: from the earlier stages that those
+were trained on. "statistics": True takes the limits that the stage normalises with from the checkpoint
 (t2p.train.statistics), instead of those of the training data. Rules are tried in order against an array's whole path
 within its collection; no rules means that all is loaded. "freeze" loads and holds: no gradient, no optimiser slot.
 Layers that the checkpoint keeps apart fill a scanned model (config.scan_layers), and the other way round.
@@ -45,7 +46,9 @@ def held_paths(config: ml_collections.ConfigDict, params: Tree, frozen: Tree) ->
     held = {p for p in paths if first_match([(r, True) for r in config.optimizer.freeze], p)}
     for name, entry in config.init_from.items():
         if name not in frozen:
-            held |= {p for p in paths if first_match(_rules(name, entry), p) == "freeze"}
+            part = f"{name}/" if name in params else ""
+            own = [p for p in paths if p.startswith(part)]
+            held |= {p for p in own if first_match(_rules(name, entry), p.removeprefix(part)) == "freeze"}
     if held == set(paths):
         raise UserError("every parameter is frozen: nothing would be trained (optimizer.freeze, init_from rules)")
     return frozenset(held)
@@ -66,10 +69,12 @@ def initialise(config: ml_collections.ConfigDict, state: TrainState) -> tuple[Tr
     earlier: dict[str, tuple[Tree, Any]] = {}
     for name, entry in config.init_from.items():
         source, origins[name], built_on = _source(entry)
+        earlier |= {k: (source["frozen"][k], built_on.get(k, {})) for k in source.get("frozen", {})}
         if name in state.frozen:
             state, table = _fill_earlier(name, entry, state, source)
+        elif name in state.params:
+            state, table = _fill_part(name, entry, state, source)
         else:
-            earlier |= {k: (source["frozen"][k], built_on.get(k, {})) for k in source.get("frozen", {})}
             own = {"params": state.params, "batch_stats": state.batch_stats}
             filled, table = _fill(name, entry, own, source)
             ema = jax.tree.map(lambda x: x.copy(), filled["params"]) if state.ema else {}
@@ -87,6 +92,16 @@ def initialise(config: ml_collections.ConfigDict, state: TrainState) -> tuple[Tr
 def _fill_earlier(name: str, entry: Mapping[str, Any], state: TrainState, source: Tree) -> tuple[TrainState, list[Row]]:
     filled, table = _fill(name, entry, state.frozen[name], source)
     return state.replace(frozen={**state.frozen, name: filled}), table
+
+
+def _fill_part(name: str, entry: Mapping[str, Any], state: TrainState, source: Tree) -> tuple[TrainState, list[Row]]:
+    """Of the stage's own parameters those at the key `name`."""
+    own = {"params": state.params[name], "batch_stats": state.batch_stats.get(name, {})}
+    filled, table = _fill(name, entry, own, source)
+    params = {**state.params, name: filled["params"]}
+    stats = {**state.batch_stats, name: filled["batch_stats"]} if name in state.batch_stats else state.batch_stats
+    ema = {**state.ema, name: jax.tree.map(lambda x: x.copy(), filled["params"])} if state.ema else {}
+    return state.replace(params=params, batch_stats=stats, ema=ema), table
 
 
 def _source(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
