@@ -100,4 +100,6 @@ class FSQ(nn.Module):
 
     def embed(self, indices: Array) -> Array:
         """[...] -> [..., d]: what `__call__` gives for these indices."""
+        if self.is_initializing():  # all parameters, whichever method comes first
+            self.project_in(jnp.zeros((self.dim,)))
         return self.project_out(to_codes(indices, self.levels))

@@ -1,0 +1,52 @@
+"""Names of nanoGPT-style stacks (AMPLIFY's release): t2p.models.gpt."""
+
+from __future__ import annotations
+
+from t2p.convert.base import Arrays, Row, linear
+
+# Arrays of the official files that are computed: masks, tables of sines, a placeholder.
+BUFFERS = (".attn_mask", ".inv_freq", ".pe", "_dummy_variable")
+
+
+def without_buffers(arrays: Arrays) -> Arrays:
+    """The arrays that are parameters."""
+    return {name: value for name, value in arrays.items() if not name.endswith(BUFFERS)}
+
+
+def encoder_rows(official: str, ours: str, depth: int, bias: bool = False) -> list[Row]:
+    """The rows of a models.gpt.Encoder."""
+    parts = {"attn.c_attn": "qkv", "attn.c_proj": "out", "mlp.c_fc": "mlp_fc1", "mlp.c_proj": "mlp_fc2"}
+    return _stack_rows(official, ours, depth, parts, norms=2, bias=bias)
+
+
+def decoder_rows(official: str, ours: str, depth: int, bias: bool = False) -> list[Row]:
+    """The rows of a models.gpt.Decoder."""
+    parts = {"self_attn.c_attn": "qkv", "self_attn.c_proj": "out", "mlp.c_fc": "mlp_fc1", "mlp.c_proj": "mlp_fc2"}
+    parts |= {"cross_attn.q_proj": "cross_query", "cross_attn.kv_proj": "cross_key_value"}
+    parts |= {"cross_attn.c_proj": "cross_out", "mlp_2.c_fc": "mlp_2_fc1", "mlp_2.c_proj": "mlp_2_fc2"}
+    return _stack_rows(official, ours, depth, parts, norms=4, bias=bias)
+
+
+def _stack_rows(official: str, ours: str, depth: int, parts: dict[str, str], norms: int, bias: bool) -> list[Row]:
+    rows = [Row(f"{official}.transformer.pos_emb.weight", f"{ours}/positions")]
+    rows += _norm_rows(f"{official}.transformer.ln_f", f"{ours}/norm", bias)
+    for i in range(depth):
+        layer, block = f"{official}.transformer.h.{i}", f"{ours}/block_{i}"
+        for number in range(1, norms + 1):
+            rows += _norm_rows(f"{layer}.ln_{number}", f"{block}/norm_{number}", bias)
+        for theirs, name in parts.items():
+            rows += linear(f"{layer}.{theirs}", f"{block}/{name}", bias)
+    return rows
+
+
+def _norm_rows(official: str, ours: str, bias: bool) -> list[Row]:
+    rows = [Row(f"{official}.weight", f"{ours}/scale")]
+    return rows + [Row(f"{official}.bias", f"{ours}/bias")] if bias else rows
+
+
+def depth_of(arrays: Arrays, official: str) -> int:
+    """How many layers the files have of a stack."""
+    depth = 0
+    while f"{official}.transformer.h.{depth}.ln_1.weight" in arrays:
+        depth += 1
+    return depth

@@ -1,0 +1,242 @@
+"""AMPLIFY's motion tokenizer and forward dynamics (Collins et al. 2025, sections 3.1 and 3.2).
+
+The defaults are the released code's; fields say where the paper differs. Coordinates and velocities are (row, column)
+in [-1, 1] of the image, see t2p.geometry.conventions.to_amplify.
+
+Letters: b batch, v views, t time steps (one less than the track has), n points, l codes, d channels, p image tokens,
+c classes of a motion.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2p.io import UserError
+from t2p.models.fsq import FSQ
+from t2p.models.gpt import Decoder, Encoder
+from t2p.models.layers import Array, Dtype, Linear, uniform_by_fan_in
+
+MASKS = ("causal", "none", "diagonal")
+
+
+def attention_mask(kind: str, length: int) -> np.ndarray:
+    """[length, length] bool: each step sees those up to its own, all, or only itself."""
+    if kind not in MASKS:
+        raise UserError(f"the encoder's mask is {kind!r}; expected one of {', '.join(MASKS)}")
+    full = np.ones((length, length), bool)
+    return np.tril(full) if kind == "causal" else full if kind == "none" else np.eye(length, dtype=bool)
+
+
+class MotionTokenizer(nn.Module):
+    """Velocities of points -> a short sequence of codes -> motion classes of the points. See the methods."""
+
+    views: int
+    points: int
+    steps: int  # t
+    window: tuple[int, int] = (15, 15)  # rows and columns of motions, in pixels
+    levels: tuple[int, ...] = (8, 8, 6, 5)
+    dim: int = 768
+    depth: int = 2  # of the encoder; the decoder has half of it
+    heads: int = 8
+    mlp: int = 256
+    mask: str = "causal"
+    per_view: bool = False  # a code for each view and step (no released configuration)
+    dropout: float = 0.1
+    dtype: Dtype = jnp.float32
+    implementation: str = "matmul"
+    remat: bool = False
+    scan: bool = False
+
+    @property
+    def length(self) -> int:
+        """l: codes of an example."""
+        return self.steps * (self.views if self.per_view else 1)
+
+    def setup(self) -> None:
+        stack: dict[str, Any] = {"heads": self.heads, "dim": self.dim, "length": self.length, "dropout": self.dropout}
+        stack |= {"dtype": self.dtype, "implementation": self.implementation, "remat": self.remat, "scan": self.scan}
+        self.input = Linear(self.dim, dtype=self.dtype)
+        self.encoder = Encoder(depth=self.depth, **stack)
+        self.fsq = FSQ(self.levels, self.dim)
+        self.decoder = Decoder(depth=self.depth // 2, **stack)
+        self.tail = PointTail(self.views, self.points, self.window[0] * self.window[1], self.mlp, self.dim, self.dtype)
+
+    def __call__(self, velocities: Array, train: bool = False) -> tuple[Array, Array, dict[str, Array]]:
+        """[b, v, t, n, 2] -> logits [b, v, t, n, c] float32, codes [b, l] int32, and the numbers on the way. train:
+        dropout, from the rng "dropout"."""
+        embeddings, codes, aux = self.encode(velocities, train)
+        return self.decode(embeddings, train), codes, aux | {"embeddings": embeddings}
+
+    def encode(self, velocities: Array, train: bool = False) -> tuple[Array, Array, dict[str, Array]]:
+        """[b, v, t, n, 2] -> embeddings of the codes [b, l, d] float32, codes [b, l] int32, and the numbers before."""
+        self._check(velocities)
+        b, v, t, n, _ = velocities.shape
+        if self.per_view:
+            x = velocities.reshape(b, v * t, n * 2)
+        else:
+            x = velocities.swapaxes(1, 2).reshape(b, t, v * n * 2)
+        mask = jnp.asarray(attention_mask(self.mask, self.length))
+        z, _ = self.encoder(self.input(x), mask, train)
+        embeddings, codes, aux = self.fsq(z)
+        return embeddings, codes, {"encoded": z.astype(jnp.float32), **aux}
+
+    def decode(self, embeddings: Array, train: bool = False) -> Array:
+        """[b, l, d] -> logits [b, v, t, n, c] float32."""
+        b = embeddings.shape[0]
+        x = self.decoder(jnp.zeros((b, self.length, self.dim)), embeddings, train=train)
+        return self.tail(x.reshape(b, -1, self.steps, self.dim))
+
+    def embed(self, codes: Array) -> Array:
+        """[b, l] -> embeddings [b, l, d], as `encode` gives them."""
+        return self.fsq.embed(codes)
+
+    def _check(self, velocities: Array) -> None:
+        shape = (self.views, self.steps, self.points, 2)
+        if velocities.shape[1:] != shape:
+            raise UserError(
+                f"the motion tokenizer was made for velocities [batch, views, steps, points, 2] with {shape} after the "
+                f"batch axis; got {tuple(velocities.shape)}"
+            )
+
+
+class PointTail(nn.Module):
+    """A step's token -> motion classes of every point of every view: the token plus a two-layer network of token, point
+    and view, then a linear head.
+
+    The network's first layer is three small products instead of one with the [b, v, t, n, 3 d] inputs side by side, and
+    its second goes straight into the head (nothing lies between them): [b, v, t, n, d] is never there either."""
+
+    views: int
+    points: int
+    classes: int
+    hidden: int
+    dim: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[b, v or 1, t, d] -> [b, v, t, n, c] float32."""
+        normal = nn.initializers.normal(1.0)
+        point = self.param("points", normal, (self.points, self.dim)).astype(self.dtype)
+        view = self.param("views", normal, (self.views, self.dim)).astype(self.dtype)
+        first = Affine(3 * self.dim, self.hidden, name="fc1")
+        second, head = Affine(self.hidden, self.dim, name="fc2"), Affine(self.dim, self.classes, name="head")
+        (kernel, bias), (w2, b2), (wh, bh) = ([a.astype(self.dtype) for a in m()] for m in (first, second, head))
+        of_token, of_point, of_view = jnp.split(kernel, 3)
+        named = (point @ of_point)[None] + (view @ of_view)[:, None] + bias  # [v, n, hidden]
+        hidden = nn.relu((x @ of_token)[:, :, :, None] + named[None, :, None])
+        logits = (hidden @ (w2 @ wh)) + ((x + b2) @ wh + bh)[:, :, :, None]
+        return logits.astype(jnp.float32)
+
+
+class Affine(nn.Module):
+    """The matrix and the offset of a linear layer with PyTorch's default initialisation, for use by hand."""
+
+    inputs: int
+    outputs: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        init = uniform_by_fan_in(self.inputs)
+        return self.param("kernel", init, (self.inputs, self.outputs)), self.param("bias", init, (self.outputs,))
+
+
+class ForwardDynamics(nn.Module):
+    """Images and a sentence -> the codes of the motion to come, one after the other. See the methods."""
+
+    image_tokens: int  # of all views together, v p
+    length: int  # l
+    classes: int = 2048  # of the head: the nominal size of the codebook
+    levels: tuple[int, ...] = (8, 8, 6, 5)
+    dim: int = 768
+    depth: int = 8
+    heads: int = 8
+    use_bias: bool = False
+    dropout: float = 0.1
+    dtype: Dtype = jnp.float32
+    implementation: str = "matmul"
+    remat: bool = False
+    scan: bool = False
+
+    @property
+    def conditions(self) -> int:
+        """Tokens before the codes: images and the sentence."""
+        return self.image_tokens + 1
+
+    def setup(self) -> None:
+        self.image = Linear(self.dim, dtype=self.dtype)
+        self.text = Linear(self.dim, dtype=self.dtype)
+        self.start = self.param("start", nn.initializers.normal(1.0), (1, 1, self.dim))
+        self.fsq = FSQ(self.levels, self.dim)
+        self.trunk = Encoder(
+            self.depth,
+            self.heads,
+            self.dim,
+            self.conditions + self.length,
+            self.dropout,
+            self.use_bias,
+            self.dtype,
+            self.implementation,
+            self.remat,
+            self.scan,
+        )
+        self.head = Linear(self.classes, dtype=self.dtype)
+
+    def condition(self, images: Array, text: Array) -> Array:
+        """images: [b, v p, .] tokens, view by view; text: [b, .] the sentence's vector. -> [b, v p + 1, d]."""
+        if images.shape[1] != self.image_tokens:
+            raise UserError(f"forward dynamics expects {self.image_tokens} image tokens; got {images.shape[1]}")
+        return jnp.concatenate([self.image(images), self.text(text)[:, None]], axis=1)
+
+    def __call__(self, cond: Array, codes: Array, train: bool = False) -> tuple[Array, Array]:
+        """Teacher forcing. cond: as `condition` gives it; codes: [b, l] the true ones. -> logits [b, l, classes]
+        float32, where l sees only the codes before it, and the trunk's output [b, v p + 1 + l, d]. train: dropout."""
+        start = jnp.broadcast_to(self.start, (cond.shape[0], 1, self.dim)).astype(self.dtype)
+        known = self.fsq.embed(codes[:, :-1]).astype(self.dtype)
+        x = jnp.concatenate([cond.astype(self.dtype), start, known], axis=1)
+        out, _ = self.trunk(x, jnp.asarray(self.mask()), train)
+        return self.head(out[:, self.conditions :]).astype(jnp.float32), out
+
+    def generate(self, cond: Array, allowed: int | None = None) -> tuple[Array, Array]:
+        """Greedy decoding with a cache of keys and values. allowed: codes from this one on are never taken (a codebook
+        may be smaller than `classes`). -> codes [b, l] int32, logits [b, l, classes] float32."""
+        b, mask = cond.shape[0], jnp.asarray(self.mask())
+        start = jnp.broadcast_to(self.start, (b, 1, self.dim)).astype(self.dtype)
+        x = jnp.concatenate([cond.astype(self.dtype), start], axis=1)
+        first = x.shape[1]
+        out, cache = self.trunk(x, mask[:first], cache=self.trunk.empty_cache(b))
+        code, logits = self._choose(out[:, -1], allowed)
+
+        def step(module: ForwardDynamics, carry: tuple[Any, Array], at: Array) -> tuple[Any, tuple[Array, Array]]:
+            cache, code = carry
+            x = module.fsq.embed(code)[:, None]
+            row = jax.lax.dynamic_slice_in_dim(mask, at, 1)
+            out, cache = module.trunk(x, row, cache=cache, at=at)
+            code, logits = module._choose(out[:, 0], allowed)
+            return (cache, code), (code, logits)
+
+        steps = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
+        _, (codes, more) = steps(self, (cache, code), first + jnp.arange(self.length - 1))
+        codes, logits = jnp.concatenate([code[None], codes]), jnp.concatenate([logits[None], more])
+        return codes.swapaxes(0, 1), logits.swapaxes(0, 1)
+
+    def mask(self) -> np.ndarray:
+        """[v p + 1 + l] squared: the conditions see each other, codes see the conditions and what came before."""
+        length = self.conditions + self.length
+        mask = np.tril(np.ones((length, length), bool))
+        mask[:, : self.conditions] = True
+        return mask
+
+    def embed(self, codes: Array) -> Array:
+        """[b, l] -> [b, l, d]: what inverse dynamics is given."""
+        return self.fsq.embed(codes)
+
+    def _choose(self, out: Array, allowed: int | None) -> tuple[Array, Array]:
+        """[b, d] -> the best code [b] and all logits [b, classes]."""
+        logits = self.head(out).astype(jnp.float32)
+        return logits[:, :allowed].argmax(-1).astype(jnp.int32), logits
