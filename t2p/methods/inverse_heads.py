@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from t2p.diffusion import flow_matching
 from t2p.diffusion.sampling import METHODS, sample
@@ -92,7 +91,7 @@ class DiffusionActions(Head):
     transformer (released) and the U-Net (paper); neither source discounts steps."""
 
     net: InverseDynamics
-    schedule: Schedule = Schedule(steps=100, prediction="epsilon", clip=True)
+    schedule: Schedule
     inference_steps: int = 100
     method: str = "ddpm"
 
@@ -106,7 +105,11 @@ class DiffusionActions(Head):
         step = jax.random.randint(time_rng, actions.shape[:1], 0, self.schedule.steps)
         noise = jax.random.normal(noise_rng, actions.shape)
         output = self.predict(params, inputs, actions, noise, step, dropout_rng if train else None)
-        return valid_mean(jnp.square(output - target(self.schedule, actions, noise, step)), valid)
+        return valid_mean(self.error(output, actions, noise, step), valid)
+
+    def error(self, output: Array, actions: Array, noise: Array, step: Array) -> Array:
+        """Squared, [b, t, a]."""
+        return jnp.square(output - target(self.schedule, actions, noise, step))
 
     def predict(
         self, params: Any, inputs: Inputs, actions: Array, noise: Array, step: Array, rng: jax.Array | None = None
@@ -158,7 +161,11 @@ class FlowActions(Head):
         noise = jax.random.normal(noise_rng, actions.shape)
         noise = flow_matching.pair_optimally(noise, actions) if self.pairing == "optimal" else noise
         output = self.predict(params, inputs, actions, noise, time, dropout_rng if train else None)
-        return valid_mean(jnp.square(output - flow_matching.target(noise, actions)), valid)
+        return valid_mean(self.error(output, actions, noise), valid)
+
+    def error(self, output: Array, actions: Array, noise: Array) -> Array:
+        """Squared, [b, t, a]."""
+        return jnp.square(output - flow_matching.target(noise, actions))
 
     def predict(
         self, params: Any, inputs: Inputs, actions: Array, noise: Array, time: Array, rng: jax.Array | None = None

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t2p.io import UserError
 from t2p.models.layers import Array, Dtype, LayerNorm, Linear, attention, dropout, step_sinusoids
 
 EPSILON = 1e-5
@@ -55,7 +56,7 @@ class PackedAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """x += self-attention; x += cross-attention; x += feed-forward block (torch TransformerDecoderLayer, norm first)."""
+    """x += self-attention; x += cross-attention; x += feed-forward block (PyTorch decoder layer, norm first)."""
 
     heads: int
     width: int
@@ -119,6 +120,10 @@ class DiffusionTransformer(nn.Module):
         return self.denoise(x, step, self.read(cond), train)
 
     def read(self, cond: Array, train: bool = False) -> Memory:
+        if cond.shape[1] != self.condition:
+            raise UserError(
+                f"the condition has {cond.shape[1]} tokens; this diffusion head has positions for {self.condition}"
+            )
         memory = self._remember(self.cond(cond), self.memory_positions[1:])
         return [layer.read(memory) for layer in self.layers]
 

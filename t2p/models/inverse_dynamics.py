@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from t2p.io import UserError
+from t2p.models.diffusion_transformer import DiffusionTransformer
+from t2p.models.dit import FlowTransformer
 from t2p.models.gpt import Decoder
 from t2p.models.layers import Array, Dtype, Linear
 from t2p.models.unet1d import ConditionalUnet1D
@@ -173,13 +174,26 @@ class UnetHead(nn.Module):
         return self.unet(padded, step, memory)[0][:, : x.shape[1]]
 
 
-def count_tokens(inputs: Inputs, parts: tuple[str, ...]) -> int:
-    """m: tokens of the condition; of `inputs` only shapes matter."""
-    return sum(inputs[part].shape[1] for part in parts)
+# The heads by name; "gaussian", "diffusion" and "flow" are the released code's, "unet" is the paper's diffusion head.
+HEADS: dict[str, type[nn.Module]] = {
+    "gaussian": GaussianHead,
+    "diffusion": DiffusionTransformer,
+    "flow": FlowTransformer,
+    "unet": UnetHead,
+}
 
 
-def parameter_count(params: Any) -> int:
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+def make_inverse_dynamics(
+    kind: str, *, width: int, parts: tuple[str, ...], dtype: Dtype = jnp.float32, **head: Any
+) -> InverseDynamics:
+    """kind: of `HEADS`; head: its other settings. For "unet", `unet` holds settings of the U-Net without the dimensions
+    of data and condition."""
+    if kind not in HEADS:
+        raise UserError(f"the action head is {kind!r}; expected one of {', '.join(HEADS)}")
+    if kind == "unet":
+        sizes = {"input_dim": head["actions"][1], "global_dim": width}
+        head["unet"] = ConditionalUnet1D(**{**head["unet"], **sizes, "dtype": dtype})
+    return InverseDynamics(HEADS[kind](width=width, dtype=dtype, **head), width, parts, dtype)
 
 
 # Settings of GaussianHead by name: "released": the code; "paper": section 2.3, a predicted log standard deviation.

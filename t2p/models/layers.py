@@ -213,7 +213,7 @@ def _sincos(position: np.ndarray, width: int) -> np.ndarray:
 
 
 def step_sinusoids(step: Array, width: int) -> Array:
-    """[b] steps of a diffusion, or times -> [b, width] float32: sines, then cosines, of step * 10000^(-k / (width/2 - 1))."""
+    """[b] steps or times -> [b, width] float32: sines, then cosines, of step * 10000^(-k / (width/2 - 1))."""
     half = width // 2
     frequency = np.exp(-np.arange(half) * np.log(10000.0) / (half - 1)).astype(np.float32)
     angle = step.astype(jnp.float32)[:, None] * frequency
