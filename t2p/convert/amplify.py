@@ -1,9 +1,24 @@
-"""AMPLIFY's released weights (pairlab/AMPLIFY): names and layouts of the motion tokenizer and of forward dynamics."""
+"""AMPLIFY's released weights (pairlab/AMPLIFY): names, layouts and settings of the motion tokenizer, of forward dynamics,
+and of the bundle of all stages."""
 
 from __future__ import annotations
 
-from t2p.convert.base import Row, linear
-from t2p.convert.gpt import decoder_rows, encoder_rows
+import math
+from typing import Any
+
+import numpy as np
+
+from t2p.convert.amplify_inverse import inverse_dynamics_parameters, inverse_dynamics_rows, inverse_dynamics_settings
+from t2p.convert.base import Arrays, Row, linear, to_variables
+from t2p.convert.gpt import decoder_rows, depth_of, encoder_rows, without_buffers
+from t2p.convert.resnet import resnet_from_arrays
+from t2p.io import UserError
+from t2p.models.fsq import LEVELS, levels_of
+from t2p.models.resnet import ResNet
+
+# A name that each file of a model has.
+ANCHORS = {"motion_tokenizer": "encoder.encoder_proj.weight", "forward_dynamics": "sos_token"}
+PARTS = ("motion_tokenizer", "forward_dynamics", "inverse_dynamics", "img_encoder")  # of a bundle
 
 
 def motion_tokenizer_rows(depth: int) -> list[Row]:
@@ -38,3 +53,91 @@ def fsq_rows(official: str, ours: str) -> list[Row]:
         *linear(f"{official}.project_in", f"{ours}/project_in"),
         *linear(f"{official}.project_out", f"{ours}/project_out"),
     ]
+
+
+def motion_tokenizer_settings(arrays: Arrays, codebook: int = 2048) -> dict[str, Any]:
+    """{"model": keys of config.model, "window": of config.window} that a file's shapes tell.
+
+    They do not tell the heads of attention (8), nor which of the codebooks of as many numbers it is (`codebook`, its
+    nominal size). UserError where that does not fit, or for another file."""
+    if missing := [n for n in (ANCHORS["motion_tokenizer"], "decoder.track_pos_emb.weight") if n not in arrays]:
+        raise UserError(f"this is not AMPLIFY's motion tokenizer: it lacks {', '.join(missing)}")
+    dim, given = arrays[ANCHORS["motion_tokenizer"]].shape
+    points, views = len(arrays["decoder.track_pos_emb.weight"]), len(arrays["decoder.view_emb.weight"])
+    numbers, side = len(arrays["quantize.project_in.weight"]), math.isqrt(len(arrays["decoder.decoder_proj.weight"]))
+    if len(levels_of(codebook)) != numbers:
+        fitting = ", ".join(str(size) for size, levels in LEVELS.items() if len(levels) == numbers)
+        raise UserError(f"codes of this tokenizer have {numbers} numbers, so its codebook is {fitting}; got {codebook}")
+    model = {
+        "dim": dim,
+        "depth": depth_of(arrays, "encoder.encoder"),
+        "mlp": len(arrays["decoder.decoder_mlp.0.weight"]),
+        "codebook": codebook,
+        "window": (side, side),
+        "per_view": given == 2 * points and views > 1,
+    }
+    length = len(arrays["encoder.encoder.transformer.pos_emb.weight"]) // (views if model["per_view"] else 1)
+    return {"model": model, "window": {"points": points, "steps": length + 1, "horizon": length + 1}}
+
+
+def forward_dynamics_settings(arrays: Arrays, codes: int) -> dict[str, Any]:
+    """Keys of config.model.dynamics that a file's shapes tell, all but the heads of attention (8). codes: that the
+    tokenizer has."""
+    if ANCHORS["forward_dynamics"] not in arrays:
+        raise UserError(f"this is not AMPLIFY's forward dynamics: it has no {ANCHORS['forward_dynamics']}")
+    classes = len(arrays["unembed.weight"])
+    return {
+        "depth": depth_of(arrays, "trunk"),
+        "use_bias": "trunk.transformer.ln_f.bias" in arrays,
+        "classes": "codes" if classes == codes else "nominal",
+    }
+
+
+def tokenizer_variables(arrays: Arrays) -> dict[str, Any]:
+    """A motion tokenizer's file -> {"params"}."""
+    own = without_buffers(arrays)
+    return {"params": to_variables(motion_tokenizer_rows(depth_of(own, "encoder.encoder")), own)}
+
+
+def dynamics_variables(arrays: Arrays, tokenizer: Arrays) -> dict[str, Any]:
+    """Forward dynamics' file -> {"params": {"dynamics"}}. Its quantiser is the tokenizer's; UserError where it is not."""
+    own = without_buffers(arrays)
+    names = [row.official for row in fsq_rows("quantize", "fsq")]
+    wrong = [n for n in names if n not in tokenizer or not np.array_equal(own.get(n), tokenizer[n])]
+    if wrong:
+        raise UserError(f"forward dynamics was trained on another motion tokenizer: they differ in {', '.join(wrong)}")
+    rows = forward_dynamics_rows(depth_of(own, "trunk"), "trunk.transformer.ln_f.bias" in own)
+    params = to_variables(rows, own)
+    del params["fsq"]
+    return {"params": {"dynamics": params}}
+
+
+def split_bundle(arrays: Arrays) -> dict[str, Arrays]:
+    """A bundle's arrays by part (`PARTS`), without the part's name. The text encoder's are left out: it is read from a
+    directory of its own. UserError for a file that lacks a part."""
+    start = next((name.partition("motion_tokenizer.")[0] for name in arrays if "motion_tokenizer." in name), "")
+    parts = {}
+    for part in PARTS:
+        prefix = f"{start}{part}."
+        parts[part] = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+        if not parts[part]:
+            raise UserError(
+                f"this is not AMPLIFY's bundle: it has no arrays of {part}; there must be {', '.join(PARTS)}"
+            )
+    return parts
+
+
+def policy_variables(parts: dict[str, Arrays], steps: int) -> tuple[dict[str, Any], ResNet]:
+    """The parts of a bundle -> the variables of methods.amplify.inverse's stage, and the image encoder. steps: of a
+    chunk, which a flow head's file does not tell."""
+    encoder, images = resnet_from_arrays(parts["img_encoder"])
+    inverse = inverse_dynamics_parameters(parts["inverse_dynamics"])
+    rows = inverse_dynamics_rows(inverse_dynamics_settings(inverse, steps=steps))
+    tokenizer = without_buffers(parts["motion_tokenizer"])
+    frozen = {
+        "tokenizer": tokenizer_variables(tokenizer),
+        "forward_dynamics": dynamics_variables(parts["forward_dynamics"], tokenizer),
+        "images": images,
+    }
+    variables = {"params": {"inverse": to_variables(rows, inverse)}, "batch_stats": {}, "frozen": frozen}
+    return variables, encoder

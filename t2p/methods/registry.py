@@ -72,6 +72,12 @@ def _amplify_forward_dynamics(config: ml_collections.ConfigDict, platform: str) 
     return ForwardDynamicsStage.from_config(config, platform)
 
 
+def _amplify_inverse_dynamics(config: ml_collections.ConfigDict, platform: str) -> Stage:
+    from t2p.methods.amplify.inverse import InverseDynamicsStage
+
+    return InverseDynamicsStage.from_config(config, platform)
+
+
 STAGES: dict[str, Callable[[ml_collections.ConfigDict, str], Stage]] = {
     "atm.track_transformer": _atm_track_transformer,
     "threepointr.tracks": _threepointr_tracks,
@@ -81,6 +87,7 @@ STAGES: dict[str, Callable[[ml_collections.ConfigDict, str], Stage]] = {
     "diffusion_policy.policy": _diffusion_policy,
     "amplify.motion_tokenizer": _amplify_motion_tokenizer,
     "amplify.forward_dynamics": _amplify_forward_dynamics,
+    "amplify.inverse_dynamics": _amplify_inverse_dynamics,
 }
 # Stages that act, and what makes a policy of them.
 POLICIES: dict[str, Callable[[Any], Policy]] = {

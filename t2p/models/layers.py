@@ -219,3 +219,11 @@ def _sincos(position: np.ndarray, width: int) -> np.ndarray:
         raise ValueError(f"a sin-cos table needs an even width; got {width}")
     angle = position[:, None] * 10000.0 ** (-np.arange(width // 2) / (width / 2))
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
+def step_sinusoids(step: Array, width: int) -> Array:
+    """[b] steps or times -> [b, width] float32: sines, then cosines, of step * 10000^(-k / (width/2 - 1))."""
+    half = width // 2
+    frequency = np.exp(-np.arange(half) * np.log(10000.0) / (half - 1)).astype(np.float32)
+    angle = step.astype(jnp.float32)[:, None] * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

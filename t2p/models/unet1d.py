@@ -11,21 +11,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from t2p.io import UserError
-from t2p.models.layers import Array, Dtype, Linear, uniform_by_fan_in
+from t2p.models.layers import Array, Dtype, Linear, step_sinusoids, uniform_by_fan_in
 
 EPSILON = 1e-5
 FINAL_GROUPS = 8  # of the last block's norm, whatever `groups` is (as in the released code)
-
-
-def step_sinusoids(step: Array, width: int) -> Array:
-    """[b] diffusion steps -> [b, width] float32: sines, then cosines, of step * 10000^(-k / (width/2 - 1))."""
-    half = width // 2
-    frequency = np.exp(-np.arange(half) * np.log(10000.0) / (half - 1)).astype(np.float32)
-    angle = step.astype(jnp.float32)[:, None] * frequency
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
 def slide(x: Array, kernel: Array, stride: int = 1) -> Array:

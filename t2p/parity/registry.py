@@ -15,13 +15,18 @@ Adapter = Callable[[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]
 # The part of a fixture's name before the slash, then the rest where one part has several adapters.
 ADAPTERS: dict[str, str | dict[str, str]] = {
     "amplify": {
+        "diffusion_unet1d_reference": "t2p.parity.amplify_inverse:unet1d",
         "forward_dynamics": "t2p.parity.amplify_models:forward_dynamics",
         "fsq": "t2p.parity.amplify_models:quantizer",
+        "inverse_dynamics": "t2p.parity.amplify_inverse:inverse_dynamics",
         "libero_dataset": "t2p.parity.amplify:libero_dataset",
         "metrics": "t2p.parity.amplify:metrics",
         "motion_tokenizer": "t2p.parity.amplify_models:motion_tokenizer",
         "t5_encoder": "t2p.parity.encoders:t5_encoder",
         "vision": "t2p.parity.encoders:vision_resnet",
+        "policy_end_to_end": "t2p.parity.amplify_policy:policy_end_to_end",
+        "preprocess": "t2p.parity.amplify_preprocess:preprocess",
+        "temporal_ensemble": "t2p.parity.amplify_inverse:temporal_ensemble",
     },
     "atm": {
         "track_transformer": "t2p.parity.atm:track_transformer",

@@ -9,7 +9,7 @@ from t2p.parity.harness import check
 from t2p.types import Episode, TrackSet
 
 FIXTURES = ["metrics", "libero_dataset", "fsq", "motion_tokenizer", "motion_tokenizer_full_attn_1view"]
-FIXTURES += ["motion_tokenizer_per_view", "forward_dynamics", "forward_dynamics_resnet18"]
+FIXTURES += ["policy_end_to_end", "motion_tokenizer_per_view", "forward_dynamics", "forward_dynamics_resnet18"]
 
 
 @pytest.mark.parametrize("fixture", FIXTURES)

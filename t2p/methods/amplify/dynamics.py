@@ -173,9 +173,11 @@ class ForwardDynamicsStage:
         cond: Any = self.net.apply(self.net_variables(variables), tokens, text, method="condition")
         return cond
 
-    def generate(self, variables: Variables, cond: Array) -> Array:
-        """Greedy codes [B, L]; classes beyond the codebook wrap around, as in the released code."""
-        found: Any = self.net.apply(self.net_variables(variables), cond, method="generate")
+    def generate(self, variables: Variables, cond: Array, dropout: jax.Array | None = None) -> Array:
+        """Greedy codes [B, L]; classes beyond the codebook wrap around, as in the released code. dropout: its rng,
+        where it is left on."""
+        options: dict[str, Any] = {} if dropout is None else {"train": True, "rngs": {"dropout": dropout}}
+        found: Any = self.net.apply(self.net_variables(variables), cond, method="generate", **options)
         return found[0]
 
     def embed(self, variables: Variables, codes: Array) -> Array:

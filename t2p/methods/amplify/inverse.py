@@ -16,7 +16,7 @@ from t2p.diffusion.schedules import Schedule
 from t2p.io import UserError
 from t2p.methods.amplify import dynamics, images, inputs
 from t2p.methods.amplify.dynamics import ForwardDynamicsStage
-from t2p.methods.amplify.images import ImageEncoder, one_after_the_other, side_by_side
+from t2p.methods.amplify.images import ImageEncoder, side_by_side
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, POSITIVE, Bound, check_bounds
@@ -25,7 +25,7 @@ from t2p.methods.normalise import Limits, empty_statistics
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.inverse_dynamics import PARTS, InverseDynamics, make_inverse_dynamics
 from t2p.models.unet1d import VARIANTS as UNETS
-from t2p.types import Array, Batch, FieldWindow, Observation, Observe, Prediction, WindowSpec
+from t2p.types import Array, Batch, FieldWindow, Observation, Observe, Prediction, Tracks, WindowSpec
 
 STAGE = "amplify.inverse_dynamics"
 CODES = ("predicted", "true")
@@ -64,8 +64,8 @@ def configure(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     # is trained with this stage.
     config.model.seen = "shared"
     config.model.own_images = ml_collections.ConfigDict(images.settings() | {"trained": True, "norm": "group"})
-    # The codes that it learns from: predicted (released) or true. dropout: of forward dynamics while it predicts them in
-    # training and validation; the released code leaves it on.
+    # The codes that it learns from: predicted (released) or true. dropout: of forward dynamics while it predicts them
+    # in training and validation; the released code leaves it on.
     config.model.codes = ml_collections.ConfigDict({"source": "predicted", "dropout": True})
     # Actions and state as they are (LIBERO), or brought to [-1, 1] by the training data's limits.
     config.model.scale = "none"
@@ -84,8 +84,8 @@ def scale_by_limits(config: ml_collections.ConfigDict) -> None:
     config.statistics = empty_statistics("actions", *(f"proprio/{key}" for key in config.window.proprio))
 
 
-def make_head(config: ml_collections.ConfigDict, platform: str) -> Head:
-    """The action head that config.model.inverse describes."""
+def make_head(config: ml_collections.ConfigDict, tokens: dict[str, int], platform: str) -> Head:
+    """The action head that config.model.inverse describes. tokens: of each part of the condition."""
     m, width = config.model.inverse, config.model.tokenizer.dim
     if m.reading not in GAUSSIAN:
         raise UserError(f"model.inverse.reading is {m.reading!r}; expected one of {', '.join(GAUSSIAN)}")
@@ -96,6 +96,8 @@ def make_head(config: ml_collections.ConfigDict, platform: str) -> Head:
     settings["implementation"] = chosen_attention(config, platform, width // m.heads, length=m.actions)
     if m["head"] == "gaussian":
         settings |= {"std": m.std} if m.reading == "released" else {"spread": "predicted"}
+    if m["head"] == "diffusion":
+        settings["condition"] = sum(tokens[part] for part in m.parts if part in tokens)
     if m["head"] == "unet":
         settings["unet"] = UNETS["image"]
     dtype = jnp.dtype(config.dtype)
@@ -162,15 +164,17 @@ class InverseDynamicsStage:
         m, w = config.model, config.window
         if m.codes.source not in CODES or m.seen not in SEEN or w.padding not in ("zero", "repeat"):
             raise UserError(
-                f"model.codes.source is {m.codes.source!r}, model.seen {m.seen!r}, window.padding {w.padding!r}; expected "
-                f"one of {', '.join(CODES)}; of {', '.join(SEEN)}; of zero, repeat"
+                f"model.codes.source is {m.codes.source!r}, model.seen {m.seen!r}, window.padding {w.padding!r}; "
+                f"expected one of {', '.join(CODES)}; of {', '.join(SEEN)}; of zero, repeat"
             )
         forward = ForwardDynamicsStage.from_config(config, platform)
         own = ImageEncoder.from_config(m.own_images, jnp.dtype(config.dtype)) if m.seen == "own" else None
         if own is not None and not own.trained:
             raise UserError("model.own_images.trained is False; an encoder of its own is trained with the stage")
         settings = m.codes.source, m.codes.dropout, config.loss.mask_padding, w.padding
-        return cls(forward, make_head(config, platform), own, Columns.from_config(config), *settings)
+        pictures = forward.images if own is None else own
+        tokens = {"image": pictures.tokens, "text": 1, "proprio": 1, "codes": forward.net.length}
+        return cls(forward, make_head(config, tokens, platform), own, Columns.from_config(config), *settings)
 
     @property
     def model(self) -> InverseDynamics:
@@ -252,22 +256,22 @@ class InverseDynamicsStage:
         """What the head is given in training. dropout: the rng of forward dynamics' own, None: without."""
         codes = None
         if self.sees_motion and self.codes == "true":
-            codes = self.forward.codes(self._forward(variables), self.inputs.tracks(batch)[0])
+            codes = self.forward.codes(self.forward_variables(variables), self.inputs.tracks(batch)[0])
         elif self.sees_motion:
             codes = self.predict_codes(variables, batch, dropout)
         return self._condition(variables, batch, codes)
 
     def predict_codes(self, variables: Variables, batch: Batch, dropout: jax.Array | None) -> Array:
         """[B, L], greedily."""
-        forward = self._forward(variables)
+        forward = self.forward_variables(variables)
         return jax.lax.stop_gradient(self.forward.generate(forward, self.forward.condition(forward, batch), dropout))
 
     def _condition(self, variables: Variables, batch: Batch, codes: Array | None) -> Mapping[str, Array]:
         parts = {"image": side_by_side(self._tokens(variables, batch)), "proprio": self.columns.state(batch)}
         if codes is not None:
-            parts["codes"] = self.forward.embed(self._forward(variables), codes)
+            parts["codes"] = self.forward.embed(self.forward_variables(variables), codes)
         if "text" in self.head.net.parts:
-            parts["text"] = batch.text[:, None]
+            parts["text"] = jnp.asarray(batch.text)[:, None]
         return {name: parts[name] for name in PARTS if name in self.head.net.parts}
 
     def _tokens(self, variables: Variables, batch: Batch) -> Array:
@@ -275,14 +279,14 @@ class InverseDynamicsStage:
         pictures = inputs.pictures(batch, self.inputs.views)
         if self.own is not None:
             return self.own(self.own.find(variables), pictures)
-        forward = self._forward(variables)
+        forward = self.forward_variables(variables)
         return self.forward.images(jax.lax.stop_gradient(self.forward.images.find(forward)), pictures)
 
     @property
     def _needs_forward(self) -> bool:
         return self.sees_motion or self.own is None
 
-    def _forward(self, variables: Variables) -> Variables:
+    def forward_variables(self, variables: Variables) -> Variables:
         """Forward dynamics' own variables."""
         frozen = variables["frozen"]
         earlier = {name: value for name, value in frozen.items() if name != DYNAMICS}
@@ -291,9 +295,7 @@ class InverseDynamicsStage:
     def _earlier(self, rng: jax.Array, batch: Batch) -> dict[str, Any]:
         """The frozen stages, fresh: of them only shapes matter."""
         window = self.inputs
-        shape = (len(batch.actions), window.steps, window.points, 2)
-        from t2p.types import Tracks
-
+        shape = (len(next(iter(batch.images.values()))), window.steps, window.points, 2)
         still = Tracks(jnp.zeros(shape), jnp.ones(shape[:-1], bool))
         text = batch.text if batch.text is not None else jnp.zeros((shape[0], 1))
         made = batch.replace(tracks={window.track_set: dict.fromkeys(window.views, still)}, text=text)
@@ -318,6 +320,3 @@ def _head_flops(net: InverseDynamics, steps: int) -> float:
     """Multiply-adds of the matrix products of the head's layers, times two; projections and ends left out."""
     d, depth = net.width, net.head.depth
     return 2.0 * depth * steps * (24 * d * d)
-
-
-_ = one_after_the_other

@@ -1,0 +1,177 @@
+"""Runs AMPLIFY's inverse dynamics, the U-Net of its paper, and temporal ensembling on recorded inputs; every recorded
+array under its recorded name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2p.convert.amplify_inverse import inverse_dynamics_parameters, inverse_dynamics_rows
+from t2p.convert.base import Arrays, to_official, to_variables
+from t2p.diffusion import flow_matching
+from t2p.diffusion.schedules import Schedule, add_noise
+from t2p.methods import ensemble
+from t2p.methods.inverse_heads import DiffusionActions, FlowActions, GaussianActions, Head, gaussian_nll, valid_mean
+from t2p.models.inverse_dynamics import make_inverse_dynamics
+from t2p.parity import baselines
+from t2p.types import Array
+
+INPUTS = {"image": "img_tokens", "text": "text_tokens", "proprio": "proprioception", "codes": "codes"}
+CHOICES = {"image": "cond_on_img", "text": "cond_on_text", "proprio": "cond_on_proprio", "codes": "cond_on_tracks"}
+LEARNED = "learned"  # in the place of a number
+
+
+def inverse_dynamics(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> dict[str, np.ndarray]:
+    """Fixtures amplify/inverse_dynamics_*, at the highest matmul precision.
+
+    meta["config"], meta["motion_tokenizer_cfg"]: the release's; inputs: the parts of the condition, actions, and the
+    draws of the training step and of sampling."""
+    settings = model_settings(meta["config"], meta["motion_tokenizer_cfg"])
+    rows = inverse_dynamics_rows(settings)
+    params = to_variables(rows, inverse_dynamics_parameters(checkpoint))
+    head = head_from(meta["config"], settings)
+    run = {"gaussian": _gaussian, "diffusion": _diffusion, "flow": _flow}[settings["kind"]]
+    x = {name: jnp.asarray(value) for name, value in inputs.items()}
+    grads, outputs = _step(run, head, params, x)
+    outputs |= {"act": outputs["mu"]} if "mu" in outputs else _act(head, params, x, tuple(_times(meta)))
+    return {name: np.asarray(value) for name, value in outputs.items() if value is not None} | {
+        f"grad__{name}": value for name, value in to_official(rows, grads).items()
+    }
+
+
+def model_settings(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The release's configuration -> arguments of make_inverse_dynamics."""
+    parts = tuple(part for part, choice in CHOICES.items() if config[choice])
+    settings = {
+        "kind": config["type"],
+        "width": tokenizer["hidden_dim"],
+        "parts": parts,
+        "actions": (tokenizer["true_horizon"], config["action_dim"]),
+        "depth": config["num_layers"],
+        "heads": config["num_heads"],
+        "dropout": config["attn_pdrop"],
+    }
+    if config["type"] == "diffusion":
+        views = len(tokenizer["cond_cameraviews"]) if tokenizer["per_view"] else 1
+        counts = {"image": config["num_img_tokens"], "codes": (tokenizer["track_pred_horizon"] - 1) * views}
+        settings["condition"] = sum(counts.get(part, 1) for part in parts)
+    if config["type"] == "gaussian":
+        std, scale = config.get("std", 0.1), config.get("action_squash_scale", 1.0)
+        settings |= {"squash": config["action_squash"], "spread": "scalar" if std == LEARNED else "fixed"}
+        settings |= {} if std == LEARNED else {"std": std}
+        settings |= {"learned_scale": True} if scale == LEARNED else {"scale": scale}
+    return settings
+
+
+def head_from(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Head:
+    """How the release trains the network and acts with it."""
+    net = make_inverse_dynamics(**settings)
+    if settings["kind"] == "gaussian":
+        return GaussianActions(net, discount=config.get("action_loss_discount", 1.0))
+    if settings["kind"] == "diffusion":
+        steps = config.get("diffusion_steps", 100)
+        return DiffusionActions(net, Schedule(steps=steps), inference_steps=steps)
+    return FlowActions(net, steps=config.get("flow_matching_steps", 10))
+
+
+def _given(head: Head, x: Mapping[str, Array]) -> dict[str, Array]:
+    """The parts of the condition, a part that is one vector as one token."""
+    parts = {part: x[INPUTS[part]] for part in head.net.parts}
+    return {part: value[:, None] if value.ndim == 2 else value for part, value in parts.items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _step(run: Any, head: Head, params: Any, x: Mapping[str, Array]) -> tuple[Any, dict[str, Array]]:
+    """The gradient of one training step's loss, and what led to it. All steps of a chunk count, as in the release."""
+
+    def loss(params: Any) -> tuple[Array, dict[str, Array]]:
+        inputs = _given(head, x)
+        outputs = {"cond_tokens": head.apply(params, inputs, method=_condition)}
+        outputs |= run(head, params, inputs, x, jnp.ones(x["actions"].shape[:2], bool))
+        return outputs["loss"], outputs
+
+    return jax.grad(loss, has_aux=True)(params)
+
+
+def _condition(net: Any, inputs: Mapping[str, Array], train: bool) -> Array:
+    return net.condition(inputs)
+
+
+def _gaussian(head: GaussianActions, params: Any, inputs: Any, x: Mapping[str, Array], valid: Array) -> dict[str, Any]:
+    mean, aux = head.apply(params, inputs)
+    loss = head.loss(params, inputs, x["actions"], valid, jax.random.key(0), train=False)
+    nll = gaussian_nll(x["actions"], mean, aux["std"], aux["bound"])
+    return {"decoder_out": aux["tokens"], "mu": mean, "nll": nll, "loss": loss}
+
+
+def _diffusion(
+    head: DiffusionActions, params: Any, inputs: Any, x: Mapping[str, Array], valid: Array
+) -> dict[str, Any]:
+    output = head.predict(params, inputs, x["actions"], x["noise"], x["timesteps"])
+    return {
+        "alphas_cumprod": jnp.asarray(head.schedule.alphas_cumprod, jnp.float32),
+        "betas": jnp.asarray(head.schedule.betas, jnp.float32),
+        "noisy_actions": add_noise(head.schedule, x["actions"], x["noise"], x["timesteps"]),
+        "noise_pred": output,
+        "loss": valid_mean(head.error(output, x["actions"], x["noise"], x["timesteps"]), valid),
+    }
+
+
+def _flow(head: FlowActions, params: Any, inputs: Any, x: Mapping[str, Array], valid: Array) -> dict[str, Any]:
+    output = head.predict(params, inputs, x["actions"], x["x0"], x["t"])
+    return {
+        "x_t": flow_matching.interpolate(x["x0"], x["actions"], x["t"]),
+        "dx_t": flow_matching.target(x["x0"], x["actions"]),
+        "velocity": output,
+        "temb": head.apply(params, x["t"], method=_embed_time),
+        "loss": valid_mean(head.error(output, x["actions"], x["x0"]), valid),
+    }
+
+
+def _embed_time(net: Any, time: Array, train: bool) -> Array:
+    return net.head.embed_time(time)
+
+
+def _times(meta: Mapping[str, Any]) -> list[float]:
+    """The times at which the velocity is recorded: the description of "vel_grid" lists them in braces."""
+    entry = meta["arrays"]["outputs"].get("vel_grid")
+    return [float(t) for t in re.findall(r"\{([^}]*)\}", entry["what"])[0].split(",")] if entry else []
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _act(head: Any, params: Any, x: Mapping[str, Array], times: tuple[float, ...]) -> dict[str, Array]:
+    inputs, first = _given(head, x), x["init_noise"]
+    if isinstance(head, DiffusionActions):
+        noise = jnp.concatenate([x["step_noise"], jnp.zeros_like(first)[None]])  # the last step is the mean
+        actions, steps = head.sample_from(params, inputs, first, noise)
+        return {"act": actions, "sample_path": steps["x"], "eps_path": steps["output"]}
+    memory = head.apply(params, inputs, method="read")
+    grid = [head.apply(params, first, jnp.float32(t), memory, method="denoise") for t in times]
+    return {"act": head.sample_from(params, inputs, first), "vel_grid": jnp.stack(grid)}
+
+
+def unet1d(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> dict[str, np.ndarray]:
+    """Fixture amplify/diffusion_unet1d_reference: what the adapter of Diffusion Policy's U-Net takes."""
+    found = baselines.unet1d(meta, inputs, checkpoint)
+    return {"noise_pred": found["output"], "step_embedding": found["timestep_embedding"]}
+
+
+def temporal_ensemble(
+    meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays | None = None
+) -> dict[str, np.ndarray]:
+    """Fixture amplify/temporal_ensemble: meta["config"]: action_horizon, k; inputs: chunks [steps, e, t, a]."""
+    chunks = inputs["chunks"]
+    state = ensemble.empty_chunks(chunks.shape[1], meta["config"]["action_horizon"], chunks.shape[-1])
+
+    def step(state: Any, chunk: Array) -> tuple[Any, Array]:
+        action, state = ensemble.step(state, chunk, meta["config"]["k"])
+        return state, action
+
+    _, actions = jax.lax.scan(step, state, chunks)
+    return {"executed_ensemble": np.asarray(actions), "executed_plain": chunks[:, :, 0]}
