@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t2p.convert.amplify_inverse import inverse_dynamics_parameters, inverse_dynamics_rows
+from t2p.convert.amplify_inverse import SOLVER, inverse_dynamics_parameters, inverse_dynamics_rows
 from t2p.convert.base import Arrays, to_official, to_variables
 from t2p.diffusion import flow_matching
 from t2p.diffusion.schedules import Schedule, add_noise
@@ -34,7 +34,9 @@ def inverse_dynamics(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays
     draws of the training step and of sampling."""
     settings = model_settings(meta["config"], meta["motion_tokenizer_cfg"])
     rows = inverse_dynamics_rows(settings)
-    params = to_variables(rows, inverse_dynamics_parameters(checkpoint))
+    # Without the second copy of a flow network, so that it is this one's outputs that tell of a wrong weight.
+    arrays = {name: value for name, value in checkpoint.items() if not name.startswith(SOLVER)}
+    params = to_variables(rows, inverse_dynamics_parameters(arrays))
     head = head_from(meta["config"], settings)
     run = {"gaussian": _gaussian, "diffusion": _diffusion, "flow": _flow}[settings["kind"]]
     x = {name: jnp.asarray(value) for name, value in inputs.items()}
