@@ -1,5 +1,5 @@
-"""AMPLIFY's released weights (pairlab/AMPLIFY): names, layouts and settings of the motion tokenizer, of forward dynamics,
-and of the bundle of all stages."""
+"""AMPLIFY's released weights (pairlab/AMPLIFY): names, layouts and settings of the motion tokenizer, of forward
+dynamics, and of the bundle of all stages."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def tokenizer_variables(arrays: Arrays) -> dict[str, Any]:
 
 
 def dynamics_variables(arrays: Arrays, tokenizer: Arrays) -> dict[str, Any]:
-    """Forward dynamics' file -> {"params": {"dynamics"}}. Its quantiser is the tokenizer's; UserError where it is not."""
+    """Forward dynamics' file -> {"params": {"dynamics"}}. Its quantiser must be the tokenizer's (else UserError)."""
     own = without_buffers(arrays)
     names = [row.official for row in fsq_rows("quantize", "fsq")]
-    wrong = [n for n in names if n not in tokenizer or not np.array_equal(own.get(n), tokenizer[n])]
+    wrong = [n for n in names if n in own and not np.array_equal(own[n], tokenizer.get(n, np.nan))]
     if wrong:
         raise UserError(f"forward dynamics was trained on another motion tokenizer: they differ in {', '.join(wrong)}")
     rows = forward_dynamics_rows(depth_of(own, "trunk"), "trunk.transformer.ln_f.bias" in own)
@@ -116,14 +116,12 @@ def split_bundle(arrays: Arrays) -> dict[str, Arrays]:
     """A bundle's arrays by part (`PARTS`), without the part's name. The text encoder's are left out: it is read from a
     directory of its own. UserError for a file that lacks a part."""
     start = next((name.partition("motion_tokenizer.")[0] for name in arrays if "motion_tokenizer." in name), "")
-    parts = {}
+    parts: dict[str, Arrays] = {}
     for part in PARTS:
         prefix = f"{start}{part}."
         parts[part] = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
-        if not parts[part]:
-            raise UserError(
-                f"this is not AMPLIFY's bundle: it has no arrays of {part}; there must be {', '.join(PARTS)}"
-            )
+    if missing := [part for part, found in parts.items() if not found]:
+        raise UserError(f"this is not AMPLIFY's bundle of all stages: it has no arrays of {', '.join(missing)}")
     return parts
 
 

@@ -19,8 +19,8 @@ from t2p.types import ActionKind, Array, Observation, Observe
 
 @dataclass(frozen=True)
 class AmplifyPolicy:
-    """decay: of the temporal ensemble (see t2p.methods.ensemble); 0 < decay: older chunks weigh more. None: without, the
-    first action of each new chunk is taken. state: the chunks that were planned lately, one environment a row."""
+    """decay: of the temporal ensemble (see t2p.methods.ensemble), above 0: older chunks weigh more. None: the first
+    action of each new chunk is taken. state: the chunks that were planned lately, one environment a row."""
 
     stage: InverseDynamicsStage
     action: ActionKind
