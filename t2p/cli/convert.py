@@ -11,7 +11,7 @@ from t2p.io import UserError
 if TYPE_CHECKING:
     import ml_collections
 
-    from t2p.convert.registry import Converter
+    from t2p.convert.registry import Converter, Options
     from t2p.methods.base import Stage
     from t2p.types import Batch
 
@@ -27,19 +27,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--text_encoder",
-        default="bert",
+        default="",
         metavar="NAME",
-        help="what made its sentence vectors: bert (default), bert_mean, t5, precomputed or hashed",
+        help="what made its sentence vectors: bert, bert_mean, t5, precomputed or hashed (default: the model's own)",
     )
     parser.add_argument("--text_path", default="", metavar="DIR", help="the text encoder's directory or file")
+    parser.add_argument("--codebook", type=int, default=2048, help="nominal size of AMPLIFY's codebook (default 2048)")
+    parser.add_argument("--heads", type=int, default=8, help="of attention in AMPLIFY's transformers (default 8)")
+    parser.add_argument(
+        "--with",
+        dest="others",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="official weights that the model builds on: tokenizer, forward_dynamics, images (AMPLIFY)",
+    )
     parser.add_argument("--views", nargs="+", metavar="NAME", help="the camera views that it is used on")
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
+    from t2p.convert.registry import Options
+
     if rest:
         raise UserError(f"unknown arguments {rest}; t2p convert --help lists what there is")
-    size = tuple(args.image_size) if args.image_size else None
-    config, count = convert(args.model, args.file, args.out, size, args.text_encoder, args.text_path, args.views)
+    size = (args.image_size[0], args.image_size[1]) if args.image_size else None
+    options = Options(size, args.codebook, args.heads)
+    given = {"encoder": args.text_encoder, "path": args.text_path}
+    text = {key: value for key, value in given.items() if value}
+    config, count = convert(args.model, args.file, args.out, options, text, args.views, _others(args.others))
     print(f"{args.file}: {args.model}, {count:,} parameters")
     for name, value in sorted(config.model.items()):
         print(f"  {name} = {value}")
@@ -47,67 +62,87 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _others(given: list[str]) -> dict[str, str]:
+    """{name: file} of NAME=FILE."""
+    wrong = [entry for entry in given if not all(entry.partition("="))]
+    if wrong:
+        raise UserError(f"--with is {wrong[0]!r}; expected NAME=FILE, such as tokenizer=tokenizer.pt")
+    return {name: file for name, _, file in (entry.partition("=") for entry in given)}
+
+
 def convert(
     model: str,
     file: str,
     out: str,
-    image_size: tuple[int, int] | None = None,
-    text_encoder: str = "bert",
-    text_path: str = "",
+    options: Options | None = None,
+    text: dict[str, str] | None = None,
     views: list[str] | None = None,
+    others: dict[str, str] | None = None,
 ) -> tuple[ml_collections.ConfigDict, int]:
-    """Writes the checkpoint and returns its config and number of parameters.
+    """Writes the checkpoint and returns its config and number of parameters. text: {"encoder", "path"}, what made its
+    sentence vectors; others: {name: file} of what the model builds on.
 
-    Raises UserError for an unknown text encoder, a file that cannot be read, names that are missing or unknown (all
-    of them), shapes that do not fit, or an `out` that already holds a checkpoint."""
+    Raises UserError for an unknown text encoder, a file that cannot be read or is not named, names that are missing or
+    unknown (all of them), shapes that do not fit, or an `out` that already holds a checkpoint."""
     from t2p import checkpoint
-    from t2p.convert.base import strip_prefix, to_variables
-    from t2p.convert.registry import CONVERTERS
-    from t2p.io import load_arrays
+    from t2p.convert.registry import CONVERTERS, Options
     from t2p.methods.language import check_encoder
     from t2p.methods.registry import make_stage
     from t2p.train.plan import describe
     from t2p.train.shapes import window_shapes
 
-    check_encoder(text_encoder, "--text_encoder")
-    if not Path(file).is_file():
-        raise UserError(f"{file} does not exist; expected a file of official weights")
+    if text and "encoder" in text:
+        check_encoder(text["encoder"], "--text_encoder")
     converter = CONVERTERS[model]()
-    arrays = strip_prefix(load_arrays(file), converter.anchor)
-    settings = converter.settings(arrays, image_size)
-    params = to_variables(converter.rows(settings), arrays)
-    config = _config(converter, settings, converter.text_width(arrays), text_encoder, text_path, views)
+    changes, variables = converter.read(*_files(converter, file, others or {}), options or Options())
+    config = _config(converter, changes, text or {}, views)
     stage = make_stage(config)
     batch = window_shapes(stage.window, config.text.width, batch_size=1)
-    count = _check_shapes(stage, batch, params, file)
+    count = _check_shapes(stage, batch, variables, file)
     meta = {"config": config.to_dict(), "shapes": describe(batch)}
-    checkpoint.export(out, {"params": params, "batch_stats": {}, "frozen": {}}, meta)
+    checkpoint.export(out, variables, meta)
     return config, count
 
 
+def _files(converter: Converter, file: str, others: dict[str, str]) -> tuple[Any, dict[str, Any]]:
+    """The arrays of the model's file, and of those that it builds on."""
+    from t2p.convert.base import strip_prefix
+    from t2p.io import load_arrays
+
+    if set(others) != set(converter.needs):
+        needed = ", ".join(f"--with {name}=FILE" for name in converter.needs) or "no --with"
+        raise UserError(f"this model needs {needed}; got {', '.join(sorted(others)) or 'none'}")
+    for path in (file, *others.values()):
+        if not Path(path).is_file():
+            raise UserError(f"{path} does not exist; expected a file of official weights")
+    return strip_prefix(load_arrays(file), converter.anchor), {name: load_arrays(path) for name, path in others.items()}
+
+
 def _config(
-    converter: Converter, settings: dict[str, Any], width: int, encoder: str, path: str, views: list[str] | None
+    converter: Converter, changes: dict[str, dict[str, Any]], text: dict[str, str], views: list[str] | None
 ) -> ml_collections.ConfigDict:
     from t2p.methods.registry import CONFIGURE
     from t2p.train.defaults import base_config
 
     config = CONFIGURE[converter.stage](base_config())
-    config.model.update(settings)
-    config.window.horizon = settings["track_steps"]
-    config.text.update({"encoder": encoder, "path": path, "width": width})
+    for part, values in changes.items():
+        config[part].update(values)
+    config.text.update(text)
     if views:
         config.window.views = tuple(views)
     return config
 
 
-def _check_shapes(stage: Stage, batch: Batch, params: Any, file: str) -> int:
+def _check_shapes(stage: Stage, batch: Batch, variables: Any, file: str) -> int:
     """The number of parameters, once every shape is what the model makes."""
     import jax
     from flax.traverse_util import flatten_dict
 
-    wanted = flatten_dict(jax.eval_shape(stage.init, jax.random.key(0), batch)["params"], sep="/")
-    found = flatten_dict(params, sep="/")
-    wrong = [f"{p} {found[p].shape}, expected {wanted[p].shape}" for p in wanted if found[p].shape != wanted[p].shape]
-    if wrong:
-        raise UserError(f"{file}: shapes do not fit together: {'; '.join(wrong)}")
-    return sum(x.size for x in found.values())
+    wanted = flatten_dict(jax.eval_shape(stage.init, jax.random.key(0), batch), sep="/")
+    found = flatten_dict(variables, sep="/")
+    missing = sorted(set(wanted) ^ set(found))
+    wrong = [f"{p} {found[p].shape}, expected {wanted[p].shape}" for p in wanted if p in found]
+    wrong = [line for line, p in zip(wrong, [p for p in wanted if p in found]) if found[p].shape != wanted[p].shape]
+    if missing or wrong:
+        raise UserError(f"{file}: weights do not fit together: {'; '.join([*missing, *wrong])}")
+    return sum(x.size for path, x in found.items() if "batch_stats/" not in path)

@@ -64,7 +64,7 @@ def _convert(entry: Entry, place: Path, text: Path) -> None:
         if not target.exists():
             partial = target.with_name(f".{part}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            convert(entry.convert.model, str(file), str(partial), text_path=str(text))
+            convert(entry.convert.model, str(file), str(partial), text={"path": str(text)})
             partial.rename(target)
         print(f"converted: {target}   (t2p.load('{entry.name}/{part}'))")
     if not text.is_dir():

@@ -7,7 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from t2p.convert.base import IDENTITY, TRANSPOSE, Arrays, Constant, Row, Transform, chain, linear, permute, reshape
+from t2p.convert.base import (
+    IDENTITY,
+    TRANSPOSE,
+    Arrays,
+    Constant,
+    Row,
+    Transform,
+    chain,
+    linear,
+    permute,
+    reshape,
+    to_variables,
+)
+from t2p.convert.registry import Converted, Options
 from t2p.io import UserError
 from t2p.models.layers import sincos_2d
 
@@ -112,3 +125,15 @@ def _grid(table: np.ndarray, patch: int) -> tuple[int, int]:
         if rows * columns == count and np.allclose(table[0], sincos_2d(rows, columns, dim), atol=1e-3):
             return rows * patch, columns * patch
     raise UserError(f"the table img_embed of {count} patches is no grid's sin-cos table; give --image_size H W")
+
+
+def read_track_transformer(arrays: Arrays, others: Mapping[str, Arrays], options: Options) -> Converted:
+    """A released file -> the stage's settings and variables; see t2p.convert.registry."""
+    settings = track_transformer_settings(arrays, options.image_size)
+    params = to_variables(track_transformer_rows(settings), arrays)
+    changes = {
+        "model": settings,
+        "window": {"horizon": settings["track_steps"]},
+        "text": {"encoder": "bert", "width": text_width(arrays)},
+    }
+    return Converted(changes, {"params": params, "batch_stats": {}, "frozen": {}})

@@ -2,38 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from t2p.convert.base import Arrays, Constant, Row
+from t2p.convert.base import Arrays
+
+
+@dataclass(frozen=True)
+class Options:
+    """What files do not tell. image_size: (H, W) of the model's pictures; codebook: nominal size; heads: of attention
+    in every transformer."""
+
+    image_size: tuple[int, int] | None = None
+    codebook: int = 2048
+    heads: int = 8
+
+
+class Converted(NamedTuple):
+    """changes: {part of the config: {key: value}}, all that the weights tell of it; variables: the stage's."""
+
+    changes: dict[str, dict[str, Any]]
+    variables: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Converter:
     """What `t2p convert` needs to know of one official model.
 
-    stage: key of methods.registry.STAGES. anchor: an array that each file of it has. settings(arrays, image_size)
-    -> the model's settings; rows(settings) -> the table of names; text_width(arrays) -> width of the sentence
-    vectors it expects."""
+    stage: key of methods.registry.STAGES. anchor: an array that each file of it has. read(arrays, others, options):
+    the file's arrays, those of the files that `needs` names, by these names."""
 
     stage: str
     anchor: str
-    settings: Callable[[Arrays, tuple[int, int] | None], dict[str, Any]]
-    rows: Callable[[dict[str, Any]], list[Row | Constant]]
-    text_width: Callable[[Arrays], int]
+    read: Callable[[Arrays, Mapping[str, Arrays], Options], Converted]
+    needs: tuple[str, ...] = ()
 
 
 def _atm_track_transformer() -> Converter:
     from t2p.convert import atm
 
-    return Converter(
-        stage="atm.track_transformer",
-        anchor=atm.ANCHOR,
-        settings=atm.track_transformer_settings,
-        rows=atm.track_transformer_rows,
-        text_width=atm.text_width,
-    )
+    return Converter("atm.track_transformer", atm.ANCHOR, atm.read_track_transformer)
 
 
-CONVERTERS: dict[str, Callable[[], Converter]] = {"atm.track_transformer": _atm_track_transformer}
+def _amplify_motion_tokenizer() -> Converter:
+    from t2p.convert import amplify_stages as stages
+
+    return Converter("amplify.motion_tokenizer", stages.TOKENIZER_ANCHOR, stages.read_motion_tokenizer)
+
+
+def _amplify_forward_dynamics() -> Converter:
+    from t2p.convert import amplify_stages as stages
+
+    needs = ("tokenizer", "images")
+    return Converter("amplify.forward_dynamics", stages.DYNAMICS_ANCHOR, stages.read_forward_dynamics, needs)
+
+
+def _amplify_inverse_dynamics() -> Converter:
+    from t2p.convert import amplify_stages as stages
+
+    needs = ("tokenizer", "forward_dynamics", "images")
+    return Converter("amplify.inverse_dynamics", stages.INVERSE_ANCHOR, stages.read_inverse_dynamics, needs)
+
+
+def _amplify_bundle() -> Converter:
+    from t2p.convert import amplify_stages as stages
+
+    return Converter("amplify.inverse_dynamics", stages.BUNDLE_ANCHOR, stages.read_bundle)
+
+
+CONVERTERS: dict[str, Callable[[], Converter]] = {
+    "atm.track_transformer": _atm_track_transformer,
+    "amplify.motion_tokenizer": _amplify_motion_tokenizer,
+    "amplify.forward_dynamics": _amplify_forward_dynamics,
+    "amplify.inverse_dynamics": _amplify_inverse_dynamics,
+    "amplify.bundle": _amplify_bundle,
+}

@@ -48,7 +48,13 @@ def _diffusion_policy(config: ml_collections.ConfigDict, platform: str) -> Stage
     return DiffusionPolicyStage.from_config(config)
 
 
-def _open_loop(stage: Any) -> Policy:
+def _amplify_policy(stage: Any, config: ml_collections.ConfigDict) -> Policy:
+    from t2p.methods.amplify.policy import make_policy
+
+    return make_policy(stage, config.model.policy)
+
+
+def _open_loop(stage: Any, config: ml_collections.ConfigDict) -> Policy:
     from t2p.methods.open_loop import OpenLoopPolicy
 
     return OpenLoopPolicy(stage)
@@ -78,6 +84,15 @@ def _amplify_inverse_dynamics(config: ml_collections.ConfigDict, platform: str) 
     return InverseDynamicsStage.from_config(config, platform)
 
 
+def _configure_amplify(name: str) -> Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]:
+    def configure(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+        from importlib import import_module
+
+        return import_module(f"t2p.methods.amplify.{name}").configure(config)
+
+    return configure
+
+
 STAGES: dict[str, Callable[[ml_collections.ConfigDict, str], Stage]] = {
     "atm.track_transformer": _atm_track_transformer,
     "threepointr.tracks": _threepointr_tracks,
@@ -90,7 +105,8 @@ STAGES: dict[str, Callable[[ml_collections.ConfigDict, str], Stage]] = {
     "amplify.inverse_dynamics": _amplify_inverse_dynamics,
 }
 # Stages that act, and what makes a policy of them.
-POLICIES: dict[str, Callable[[Any], Policy]] = {
+POLICIES: dict[str, Callable[[Any, ml_collections.ConfigDict], Policy]] = {
+    "amplify.inverse_dynamics": _amplify_policy,
     "threepointr.policy": _open_loop,
     "dp3.policy": _open_loop,
     "diffusion_policy.policy": _open_loop,
@@ -100,6 +116,9 @@ POLICIES: dict[str, Callable[[Any], Policy]] = {
 # What adds a stage's keys, at their published values, to a base config: for stages that `t2p convert` makes.
 CONFIGURE: dict[str, Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]] = {
     "atm.track_transformer": _configure_atm_track_transformer,
+    "amplify.motion_tokenizer": _configure_amplify("tokenizer"),
+    "amplify.forward_dynamics": _configure_amplify("dynamics"),
+    "amplify.inverse_dynamics": _configure_amplify("inverse"),
 }
 
 
@@ -118,4 +137,4 @@ def make_policy(config: ml_collections.ConfigDict) -> Policy:
     stage = make_stage(config)
     if config.stage not in POLICIES:
         raise UserError(f"stage {config.stage!r} is no policy; policies are {', '.join(POLICIES)}")
-    return POLICIES[config.stage](stage)
+    return POLICIES[config.stage](stage, config)

@@ -36,7 +36,6 @@ BOUNDS = {
     **dynamics.BOUNDS,
     **dict.fromkeys((f"model.inverse.{name}" for name in ("depth", "heads", "actions", "action_dim")), COUNT),
     "model.inverse.dropout": Bound(0, most=255 / 256),
-    "model.inverse.std": POSITIVE,
 }
 
 
@@ -48,7 +47,7 @@ def net_settings() -> dict[str, Any]:
         "depth": 4,
         "heads": 8,
         "dropout": 0.1,
-        "std": 0.1,  # of the released Gaussian
+        "std": 0.1,  # of the released Gaussian, or "learned": one number
         "parts": ("image", "proprio", "codes"),  # without codes: "inverse only", the baseline; or with text
         "actions": 16,  # of a chunk
         "action_dim": 7,
@@ -69,6 +68,9 @@ def configure(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.codes = ml_collections.ConfigDict({"source": "predicted", "dropout": True})
     # Actions and state as they are (LIBERO), or brought to [-1, 1] by the training data's limits.
     config.model.scale = "none"
+    # How it acts: what its actions mean; with a temporal ensemble of chunks, whose weights fall by exp(-decay).
+    acts = {"action": "osc_delta", "ensemble": True, "decay": 0.01}
+    config.model.policy = ml_collections.ConfigDict(acts)
     config.loss = ml_collections.ConfigDict({"mask_padding": False})
     config.window.update({"proprio": ("joint_states", "gripper_states"), "padding": "zero"})
     config.statistics = ml_collections.ConfigDict()
@@ -95,7 +97,7 @@ def make_head(config: ml_collections.ConfigDict, tokens: dict[str, int], platfor
     settings["actions"] = m.actions, m.action_dim
     settings["implementation"] = chosen_attention(config, platform, width // m.heads, length=m.actions)
     if m["head"] == "gaussian":
-        settings |= {"std": m.std} if m.reading == "released" else {"spread": "predicted"}
+        settings |= {"spread": "predicted"} if m.reading == "paper" else _spread(m.std)
     if m["head"] == "diffusion":
         settings["condition"] = sum(tokens[part] for part in m.parts if part in tokens)
     if m["head"] == "unet":
@@ -103,6 +105,14 @@ def make_head(config: ml_collections.ConfigDict, tokens: dict[str, int], platfor
     dtype = jnp.dtype(config.dtype)
     net = make_inverse_dynamics(m["head"], width=width, parts=tuple(m.parts), dtype=dtype, **settings)
     return _with_loss(net, m["head"], m.reading)
+
+
+def _spread(std: Any) -> dict[str, Any]:
+    if std == "learned":
+        return {"spread": "scalar"}
+    if not POSITIVE.holds(std):
+        raise UserError(f"model.inverse.std is {std!r}; expected a number above 0, or 'learned'")
+    return {"std": std}
 
 
 def _with_loss(net: InverseDynamics, kind: str, reading: str) -> Head:
