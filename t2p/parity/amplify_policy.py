@@ -67,7 +67,16 @@ def stage_from(config: Mapping[str, Any], encoder: ResNet, classes: int) -> Inve
     forward = ForwardDynamicsStage(MotionTokenizerStage(motion, window, (1.0,) * motion.views, False), images, net)
     settings = model_settings(config["inverse_dynamics"], motion_config)
     head = head_from(config["inverse_dynamics"], settings)
-    return InverseDynamicsStage(forward, head, None, Columns((STATE,), None), "predicted", False, False, "zero")
+    return InverseDynamicsStage(
+        forward,
+        head,
+        None,
+        Columns((STATE,), (config["inverse_dynamics"]["proprio_dim"],), None),
+        "predicted",
+        False,
+        False,
+        "zero",
+    )
 
 
 @partial(jax.jit, static_argnums=0)

@@ -72,7 +72,8 @@ def configure(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     acts = {"action": "osc_delta", "ensemble": True, "decay": 0.01}
     config.model.policy = ml_collections.ConfigDict(acts)
     config.loss = ml_collections.ConfigDict({"mask_padding": False})
-    config.window.update({"proprio": ("joint_states", "gripper_states"), "padding": "zero"})
+    state = {"proprio": ("joint_states", "gripper_states"), "proprio_widths": (7, 2)}
+    config.window.update({**state, "padding": "zero"})
     config.statistics = ml_collections.ConfigDict()
     del config.init_from["tokenizer"], config.init_from[images.NAME]  # come with forward dynamics
     config.init_from[DYNAMICS] = ml_collections.ConfigDict({"path": "", "rules": ()})
@@ -125,20 +126,24 @@ def _with_loss(net: InverseDynamics, kind: str, reading: str) -> Head:
 
 @dataclass(frozen=True)
 class Columns:
-    """Actions and state as the network has them. limits: of actions and of each part of the state, or None: raw."""
+    """Actions and state as the network has them. widths: numbers of each part of the state; limits: of actions and of
+    each part, or None: raw."""
 
     proprio: tuple[str, ...]
+    widths: tuple[int, ...]
     limits: tuple[Limits, ...] | None
 
     @classmethod
     def from_config(cls, config: ml_collections.ConfigDict) -> Columns:
-        keys, m = tuple(config.window.proprio), config.model
+        keys, widths, m = tuple(config.window.proprio), tuple(config.window.proprio_widths), config.model
+        if len(keys) != len(widths):
+            raise UserError(f"window.proprio is {keys} and window.proprio_widths {widths}; expected as many of both")
         if m.scale not in SCALES:
             raise UserError(f"model.scale is {m.scale!r}; expected one of {', '.join(SCALES)}")
         if m.scale == "none":
-            return cls(keys, None)
+            return cls(keys, widths, None)
         names = ("actions", *(f"proprio/{key}" for key in keys))
-        return cls(keys, tuple(Limits.from_config(config.statistics, name) for name in names))
+        return cls(keys, widths, tuple(Limits.from_config(config.statistics, name) for name in names))
 
     def state(self, batch: Batch) -> Array:
         """[B, 1, d], one token."""
@@ -218,7 +223,8 @@ class InverseDynamicsStage:
             proprio=FieldWindow((0,)),
             proprio_keys=self.columns.proprio,
             text=self.sees_motion or "text" in self.head.net.parts,
-            widths={"actions": self.actions[1]},
+            widths={"actions": self.actions[1]}
+            | {f"proprio/{key}": width for key, width in zip(self.columns.proprio, self.columns.widths)},
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:

@@ -8,6 +8,7 @@ VIEWS = ("front", "wrist")
 # A narrower tokenizer with fewer codes.
 CPU_TOKENIZER = {"dim": 128, "heads": 4, "mlp": 64, "codebook": 512, "dropout": 0.0}
 CPU_DYNAMICS = {"depth": 3, "heads": 4, "dropout": 0.1, "classes": "codes"}
+CPU_INVERSE = {"depth": 2, "heads": 4, "dropout": 0.1, "actions": 8, "action_dim": 10}
 # No published weights are at hand: a small network with group norm, trained with the stage.
 CPU_IMAGES = {"widths": (16, 32, 64, 64), "stem": 16, "norm": "group", "size": (96, 96), "trained": True}
 
@@ -26,6 +27,9 @@ def debug(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         config.model.tokenizer.update(small)
         config.model.dynamics.update({"depth": 1, "heads": 2})
         config.model.images.update({"widths": (16, 16, 16, 16), "size": (32, 32)})
+    if config.stage == "amplify.inverse_dynamics":
+        config.model.own_images.update({"widths": (16, 16, 16, 16), "size": (32, 32)})
+        config.model.inverse.update({"depth": 1, "heads": 2, "actions": 3})
     config.window.update({"points": 9, "horizon": 4, "steps": 4})
     config.batch_size, config.steps = 4, 20
     config.optimizer.warmup_steps = 5

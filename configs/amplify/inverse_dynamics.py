@@ -1,0 +1,100 @@
+"""AMPLIFY's inverse dynamics: chunks of actions from pictures, state and predicted motion (Collins et al. 2025).
+
+Forward dynamics first (configs/amplify/forward_dynamics.py), then, on demonstrations:
+
+    t2p train --config configs/amplify/inverse_dynamics.py:cpu --workdir POLICY \
+        --config.init_from.forward_dynamics.path=DYNAMICS \
+        --config.data.sources.demos.path=DEMOS50 --config.data.validation.held_out.path=HELD_OUT50
+    t2p rollout --task tabletop/block_stack --checkpoint POLICY --episodes 200
+
+variant    hardware            time      number to expect
+debug      2 CPU cores         seconds   none: it shows that everything runs
+cpu        2 CPU cores         minutes   docs/results.md
+cpu_alone  2 CPU cores         minutes   docs/results.md: "inverse only", the same without motion
+paper      one GPU (release)   not run   LIBERO, in distribution: the paper's Table 3
+released   one GPU (release)   not run   the same
+
+`released` has the released code's values: a Gaussian of fixed width cut off at -1 and 1, learned from codes that
+forward dynamics predicts with its dropout on, actions past an episode's end learned as zeros. `paper` predicts the logarithm of
+the deviation, sums over the chunk, switches dropout off and leaves padded actions out. `cpu` acts by setpoints, 50 an
+episode, scaled by the demonstrations' limits, in chunks of eight, and trains an image encoder of its own.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from t2p.io import UserError
+from t2p.methods.amplify import inverse
+from t2p.methods.amplify.presets import CPU_DYNAMICS, CPU_IMAGES, CPU_INVERSE, CPU_TOKENIZER, debug, small_window
+from t2p.train.defaults import base_config, source_config
+
+VARIANTS = ("debug", "cpu", "cpu_alone", "paper", "released")
+
+
+def get_config(variant: str = "released") -> ml_collections.ConfigDict:
+    """The config of a variant; UserError names the variants for any other."""
+    if variant not in VARIANTS:
+        raise UserError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+    c = inverse.configure(base_config())
+    variants = {"debug": _debug, "cpu": _cpu, "cpu_alone": _cpu_alone, "paper": _paper, "released": _released}
+    return variants[variant](c)
+
+
+def _released(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    c.batch_size, c.steps = 256, 75_000
+    c.dtype = "bfloat16"
+    c.data.sources.libero = source_config()
+    c.data.validation.libero = source_config(split="val")
+    c.data.workers = 8
+    c.eval.every = c.checkpoint.every = 1000
+    return c
+
+
+def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    c = _released(c)
+    c.model.tokenizer.update({"latents": 16, "queries": "points"})
+    c.model.dynamics.classes = "codes"
+    c.model.inverse.reading = "paper"
+    c.model.codes.dropout = False
+    c.loss.mask_padding = True
+    return c
+
+
+def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    small_window(c)
+    c.model.tokenizer.update(CPU_TOKENIZER)
+    c.model.dynamics.update(CPU_DYNAMICS)
+    c.model.images.update(CPU_IMAGES)
+    c.model.own_images.update(CPU_IMAGES)
+    c.model.inverse.update(CPU_INVERSE)
+    c.model.seen, c.model.codes.dropout = "own", False
+    c.model.policy.action = "setpoint_pose"
+    c.window.update({"proprio": ("tool", "gripper"), "proprio_widths": (9, 1), "padding": "repeat"})
+    inverse.scale_by_limits(c)
+    c.text.update({"encoder": "hashed", "width": 64})
+    c.data.sources.demos = source_config()
+    c.data.validation.held_out = source_config()
+    c.batch_size, c.steps = 16, 1500
+    c.optimizer.update({"learning_rate": 5e-4, "schedule": "cosine", "warmup_steps": 50})
+    c.eval.update({"every": 500, "batches": 4})
+    c.checkpoint.update({"every": 500, "best": "val/l1"})
+    c.departures = (
+        "width 128, 2 layers, chunks of 8 setpoints",
+        "an image encoder of its own, trained from scratch at 96 x 96",
+        "actions and state scaled to [-1, 1] by the demonstrations' limits",
+        "forward dynamics' dropout is off",
+    )
+    return c
+
+
+def _cpu_alone(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """No motion: nothing of the earlier stages is used."""
+    c = _cpu(c)
+    c.model.inverse.parts = ("image", "proprio")
+    del c.init_from.forward_dynamics
+    return c
+
+
+def _debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    return debug(_cpu(c))
