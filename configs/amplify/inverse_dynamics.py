@@ -15,9 +15,10 @@ paper      one GPU (release)   not run   LIBERO, in distribution: the paper's Ta
 released   one GPU (release)   not run   the same
 
 `released` has the released code's values: a Gaussian of fixed width cut off at -1 and 1, learned from codes that
-forward dynamics predicts with its dropout on, actions past an episode's end learned as zeros. `paper` predicts the logarithm of
-the deviation, sums over the chunk, switches dropout off and leaves padded actions out. `cpu` acts by setpoints, 50 an
-episode, scaled by the demonstrations' limits, in chunks of eight, and trains an image encoder of its own.
+forward dynamics predicts with its dropout on, actions past an episode's end learned as zeros. `paper` predicts the
+logarithm of the deviation, sums over the chunk, switches dropout off and leaves padded actions out. `cpu` acts by
+setpoints, 50 an episode, scaled by the demonstrations' limits, in chunks of eight, and trains an image encoder of its
+own.
 """
 
 from __future__ import annotations
