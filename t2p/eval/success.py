@@ -17,6 +17,7 @@ from t2p.eval.rollout import Record, Rollouts, check_policy, rollout
 from t2p.eval.watch import Watch
 from t2p.io import UserError
 from t2p.methods.base import Policy, Variables
+from t2p.methods.instructed import instruct
 from t2p.methods.registry import make_policy
 from t2p.metrics.success import paired_difference, wilson
 from t2p.sim.registry import make_task
@@ -69,7 +70,8 @@ def _entry(
     name: str, seed: int | None, directory: str, which: str, task: str, options: Mapping[str, Any], any_task: bool
 ) -> Entry:
     variables, meta = checkpoint.load(directory, which)
-    policy = make_policy(ml_collections.ConfigDict(meta["config"]))
+    config = ml_collections.ConfigDict(meta["config"])
+    policy = make_policy(config)
     made = make_task(task, control=policy.action, **options)
     trained = meta.get("tasks", [])
     if trained and task not in trained and not any_task:
@@ -78,7 +80,8 @@ def _entry(
             "it does there"
         )
     check_policy(policy, made)
-    return Entry(name, seed, directory, policy, variables, meta, made)
+    told, shown = instruct(policy, variables, config.text, made.instruction)
+    return Entry(name, seed, directory, told, shown, meta, made)
 
 
 def run_all(

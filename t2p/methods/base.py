@@ -48,8 +48,9 @@ class Policy(Protocol):
     """Acts in E environments at once: a frozen, hashable object whose methods are pure.
 
     observe: what it must be shown; action: what its actions mean; steps: how many actions it plans for, None where it
-    goes on for ever. rng: one key per environment, [E], so that an episode does not depend on those beside it. Every
-    leaf of a state has the environment axis first, so that one environment is reset by a masked select."""
+    goes on for ever; text: whether observations must have a sentence's vector. rng: one key per environment, [E], so
+    that an episode does not depend on those beside it. Every leaf of a state has the environment axis first, so that
+    one environment is reset by a masked select."""
 
     @property
     def observe(self) -> Observe: ...
@@ -59,6 +60,9 @@ class Policy(Protocol):
 
     @property
     def steps(self) -> int | None: ...
+
+    @property
+    def text(self) -> bool: ...
 
     def reset(self, variables: Variables, obs: Observation, rng: jax.Array) -> Any:
         """The state at an episode's start."""

@@ -46,6 +46,7 @@ class OpenLoopPolicy:
 
     planner: Planner
     action: ActionKind = "setpoint_pose"
+    text: bool = False
 
     @property
     def observe(self) -> Observe:
