@@ -142,9 +142,9 @@ def test_optimal_pairs_shorten_the_way():
     [
         ("gaussian", {}),
         ("diffusion", {}),
-        ("diffusion", {"method": "ddim", "inference_steps": 5}),
+        pytest.param("diffusion", {"method": "ddim", "inference_steps": 5}, marks=pytest.mark.long),
         ("flow", {}),
-        ("flow", {"solver": "euler"}),
+        pytest.param("flow", {"solver": "euler"}, marks=pytest.mark.long),
     ],
 )
 def test_a_row_depends_on_itself_and_its_key_alone(kind, changes):

@@ -100,7 +100,7 @@ def test_parts_are_ordered_and_those_not_asked_for_ignored():
     np.testing.assert_array_equal(tokens[:, 1:], x["codes"])
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "flow"])
+@pytest.mark.parametrize("kind", ["diffusion", pytest.param("flow", marks=pytest.mark.long)])
 def test_dropout_only_in_training(models, kind):
     net, variables = models[kind]
 
@@ -159,6 +159,7 @@ def test_bfloat16_keeps_output_and_parameters_in_float32(kind):
     assert output(jax.eval_shape(half.apply, made, *given)).dtype == jnp.float32
 
 
+@pytest.mark.long
 def test_bfloat16_is_near(models):
     net, variables = models["diffusion"]
     half = make("diffusion", dtype=jnp.bfloat16)

@@ -13,7 +13,7 @@ from t2p.parity.harness import check
         "inverse_dynamics_gaussian",
         "inverse_dynamics_diffusion",
         "inverse_dynamics_flow",
-        "diffusion_unet1d_reference",
+        pytest.param("diffusion_unet1d_reference", marks=pytest.mark.long),  # Diffusion Policy's adapter, tested there
         "preprocess",
         "temporal_ensemble",
     ],
