@@ -34,6 +34,7 @@ class Nudge:
     floor: bool = True
     action: ActionKind = "osc_delta"
     steps: int | None = None
+    text: bool = False
 
     @property
     def observe(self) -> Observe:
