@@ -136,7 +136,7 @@ def official_step(checkout: str, part: str, rows: int) -> Callable[[], None]:
     import torch
 
     parts = official_models(checkout)
-    tokenizer, config = parts["motion_tokenizer"], parts["config"]
+    tokenizer = parts["motion_tokenizer"]
     b = 1 if part == "policy" else rows
     tracks, images = torch.rand(b, 2, 16, 400, 2) * 2 - 1, torch.rand(b, 2, 128, 128, 3)
     text, state, actions = torch.randn(b, 1, 512), torch.zeros(b, 9), torch.rand(b, 16, 7) * 2 - 1
@@ -210,7 +210,7 @@ def official_models(checkout: str) -> dict[str, Any]:
     vision = OmegaConf.to_container(dynamics.forward_dynamics.vision_encoder)
     policy = AMPLIFY(motion, dynamics, inverse, vision)
     parts = {name: getattr(policy, name) for name in PARTS[:3]}
-    return {**parts, "images": policy.img_encoder, "policy": policy, "config": motion}
+    return {**parts, "images": policy.img_encoder, "policy": policy}
 
 
 def stand_ins() -> None:

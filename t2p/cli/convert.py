@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--text_path", default="", metavar="DIR", help="the text encoder's directory or file")
     parser.add_argument("--codebook", type=int, default=2048, help="nominal size of AMPLIFY's codebook (default 2048)")
+    parser.add_argument(
+        "--window", type=int, nargs=2, metavar=("R", "C"), help="of AMPLIFY's motion classes, if it is not square"
+    )
     parser.add_argument("--heads", type=int, default=8, help="of attention in AMPLIFY's transformers (default 8)")
     parser.add_argument(
         "--with",
@@ -51,7 +54,8 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     if rest:
         raise UserError(f"unknown arguments {rest}; t2p convert --help lists what there is")
     size = (args.image_size[0], args.image_size[1]) if args.image_size else None
-    options = Options(size, args.codebook, args.heads)
+    window = (args.window[0], args.window[1]) if args.window else None
+    options = Options(size, args.codebook, window, args.heads)
     given = {"encoder": args.text_encoder, "path": args.text_path}
     text = {key: value for key, value in given.items() if value}
     config, count = convert(args.model, args.file, args.out, options, text, args.views, _others(args.others))
@@ -87,7 +91,7 @@ def convert(
     from t2p import checkpoint
     from t2p.convert.registry import CONVERTERS, Options
     from t2p.methods.language import check_encoder
-    from t2p.methods.registry import make_stage
+    from t2p.methods.registry import STAGES, make_stage
     from t2p.train.plan import describe
     from t2p.train.shapes import window_shapes
 
@@ -96,12 +100,14 @@ def convert(
     converter = CONVERTERS[model]()
     changes, variables = converter.read(*_files(converter, file, others or {}), options or Options())
     config = _config(converter, changes, text or {}, views)
-    stage = make_stage(config)
-    batch = window_shapes(stage.window, config.text.width, batch_size=1)
-    count = _check_shapes(stage, batch, variables, file)
-    meta = {"config": config.to_dict(), "shapes": describe(batch)}
-    checkpoint.export(out, variables, meta)
-    return config, count
+    shapes: Any = {}
+    if config.stage in STAGES:
+        stage = make_stage(config)
+        batch = window_shapes(stage.window, config.text.width, batch_size=1)
+        _check_shapes(stage, batch, variables, file)
+        shapes = describe(batch)
+    checkpoint.export(out, variables, {"config": config.to_dict(), "shapes": shapes})
+    return config, _count(variables)
 
 
 def _files(converter: Converter, file: str, others: dict[str, str]) -> tuple[Any, dict[str, Any]]:
@@ -115,16 +121,24 @@ def _files(converter: Converter, file: str, others: dict[str, str]) -> tuple[Any
     for path in (file, *others.values()):
         if not Path(path).is_file():
             raise UserError(f"{path} does not exist; expected a file of official weights")
-    return strip_prefix(load_arrays(file), converter.anchor), {name: load_arrays(path) for name, path in others.items()}
+    arrays = load_arrays(file)
+    own = strip_prefix(arrays, converter.anchor) if converter.anchor else arrays
+    return own, {name: load_arrays(path) for name, path in others.items()}
 
 
 def _config(
     converter: Converter, changes: dict[str, dict[str, Any]], text: dict[str, str], views: list[str] | None
 ) -> ml_collections.ConfigDict:
+    import ml_collections
+
     from t2p.methods.registry import CONFIGURE
     from t2p.train.defaults import base_config
 
-    config = CONFIGURE[converter.stage](base_config())
+    config = base_config()
+    if converter.stage in CONFIGURE:
+        config = CONFIGURE[converter.stage](config)
+    else:
+        config.stage, config.model = converter.stage, ml_collections.ConfigDict()
     for part, values in changes.items():
         config[part].update(values)
     config.text.update(text)
@@ -133,8 +147,8 @@ def _config(
     return config
 
 
-def _check_shapes(stage: Stage, batch: Batch, variables: Any, file: str) -> int:
-    """The number of parameters, once every shape is what the model makes."""
+def _check_shapes(stage: Stage, batch: Batch, variables: Any, file: str) -> None:
+    """UserError unless every shape is what the model makes."""
     import jax
     from flax.traverse_util import flatten_dict
 
@@ -145,4 +159,11 @@ def _check_shapes(stage: Stage, batch: Batch, variables: Any, file: str) -> int:
     wrong = [line for line, p in zip(wrong, [p for p in wanted if p in found]) if found[p].shape != wanted[p].shape]
     if missing or wrong:
         raise UserError(f"{file}: weights do not fit together: {'; '.join([*missing, *wrong])}")
-    return sum(x.size for path, x in found.items() if "batch_stats/" not in path)
+
+
+def _count(variables: Any) -> int:
+    """The number of parameters, those of frozen stages too."""
+    from flax.traverse_util import flatten_dict
+
+    flat = flatten_dict(variables, sep="/")
+    return sum(x.size for path, x in flat.items() if "batch_stats/" not in path)

@@ -55,16 +55,22 @@ def fsq_rows(official: str, ours: str) -> list[Row]:
     ]
 
 
-def motion_tokenizer_settings(arrays: Arrays, codebook: int = 2048) -> dict[str, Any]:
+def motion_tokenizer_settings(
+    arrays: Arrays, codebook: int = 2048, window: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """{"model": keys of config.model, "window": of config.window} that a file's shapes tell.
 
     They do not tell the heads of attention (8), nor which of the codebooks of as many numbers it is (`codebook`, its
-    nominal size). UserError where that does not fit, or for another file."""
+    nominal size), nor the sides of a `window` of motion classes that is not square. UserError where that does not fit,
+    or for another file."""
     if missing := [n for n in (ANCHORS["motion_tokenizer"], "decoder.track_pos_emb.weight") if n not in arrays]:
         raise UserError(f"this is not AMPLIFY's motion tokenizer: it lacks {', '.join(missing)}")
     dim, given = arrays[ANCHORS["motion_tokenizer"]].shape
     points, views = len(arrays["decoder.track_pos_emb.weight"]), len(arrays["decoder.view_emb.weight"])
-    numbers, side = len(arrays["quantize.project_in.weight"]), math.isqrt(len(arrays["decoder.decoder_proj.weight"]))
+    numbers, classes = len(arrays["quantize.project_in.weight"]), len(arrays["decoder.decoder_proj.weight"])
+    window = window or (math.isqrt(classes),) * 2
+    if math.prod(window) != classes:
+        raise UserError(f"this tokenizer has {classes} classes of motion; a window of {window} has {math.prod(window)}")
     if len(levels_of(codebook)) != numbers:
         fitting = ", ".join(str(size) for size, levels in LEVELS.items() if len(levels) == numbers)
         raise UserError(f"codes of this tokenizer have {numbers} numbers, so its codebook is {fitting}; got {codebook}")
@@ -73,7 +79,7 @@ def motion_tokenizer_settings(arrays: Arrays, codebook: int = 2048) -> dict[str,
         "depth": depth_of(arrays, "encoder.encoder"),
         "mlp": len(arrays["decoder.decoder_mlp.0.weight"]),
         "codebook": codebook,
-        "window": (side, side),
+        "window": window,
         "per_view": given == 2 * points and views > 1,
     }
     length = len(arrays["encoder.encoder.transformer.pos_emb.weight"]) // (views if model["per_view"] else 1)

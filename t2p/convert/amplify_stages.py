@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ def _policy(parts: dict[str, Arrays], options: Options) -> Converted:
 
 def _tokenizer_settings(arrays: Arrays, options: Options) -> Changes:
     """Tracks are taken to be as long as they are after resampling, which the weights do not tell apart."""
-    found: Changes = motion_tokenizer_settings(without_buffers(arrays), options.codebook)
+    found: Changes = motion_tokenizer_settings(without_buffers(arrays), options.codebook, options.window)
     found["model"]["heads"] = options.heads
     if options.image_size is not None:
         found["window"]["image_size"] = options.image_size
@@ -74,7 +75,10 @@ def _dynamics_changes(arrays: Arrays, tokenizer: Arrays, encoder: ResNet, option
     found = _tokenizer_settings(tokenizer, options)
     codes = codebook_size(levels_of(options.codebook))
     dynamics = {**forward_dynamics_settings(without_buffers(arrays), codes), "heads": options.heads}
-    model = {"tokenizer": found["model"], "dynamics": dynamics, "images": _encoder_settings(encoder)}
+    codes_and_text = len(tokenizer["encoder.encoder.transformer.pos_emb.weight"]) + 1
+    tokens = len(arrays["trunk.transformer.pos_emb.weight"]) - codes_and_text
+    pictures = _encoder_settings(encoder) | _picture_settings(tokens // len(tokenizer["decoder.view_emb.weight"]))
+    model = {"tokenizer": found["model"], "dynamics": dynamics, "images": pictures}
     return {"model": model, "window": found["window"], "text": {"width": arrays["text_proj.weight"].shape[1]}}
 
 
@@ -83,6 +87,16 @@ def _encoder_settings(net: ResNet) -> dict[str, Any]:
         if (net.blocks, net.bottleneck) == (variant["blocks"], variant["bottleneck"]):
             return {"encoder": name, "widths": net.widths, "stem": net.stem}
     raise UserError(f"the image encoder has blocks of {net.blocks} layers; expected one of {', '.join(VARIANTS)}")
+
+
+def _picture_settings(tokens: int) -> dict[str, Any]:
+    """Of so many tokens for each view: the size to which square pictures were resized, at 32 pixels a token."""
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise UserError(
+            f"forward dynamics takes {tokens} image tokens of each view; expected those of a square picture"
+        )
+    return {"pooled": True} if tokens == 1 else {"size": (32 * side, 32 * side)}
 
 
 def _inverse_settings(arrays: Arrays, options: Options, steps: int) -> dict[str, Any]:

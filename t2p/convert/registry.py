@@ -11,11 +11,12 @@ from t2p.convert.base import Arrays
 
 @dataclass(frozen=True)
 class Options:
-    """What files do not tell. image_size: (H, W) of the model's pictures; codebook: nominal size; heads: of attention
-    in every transformer."""
+    """What files do not tell. image_size: (H, W) of the model's pictures; codebook: nominal size; window: (rows,
+    columns) of motion classes, None: square; heads: of attention in every transformer."""
 
     image_size: tuple[int, int] | None = None
     codebook: int = 2048
+    window: tuple[int, int] | None = None
     heads: int = 8
 
 
@@ -30,7 +31,8 @@ class Converted(NamedTuple):
 class Converter:
     """What `t2p convert` needs to know of one official model.
 
-    stage: key of methods.registry.STAGES. anchor: an array that each file of it has. read(arrays, others, options):
+    stage: key of methods.registry.STAGES, or a name of its own for a part that only stages are built on. anchor: an
+    array that each file of it has, "": names are taken as they are. read(arrays, others, options):
     the file's arrays, those of the files that `needs` names, by these names."""
 
     stage: str
@@ -71,10 +73,17 @@ def _amplify_bundle() -> Converter:
     return Converter("amplify.inverse_dynamics", stages.BUNDLE_ANCHOR, stages.read_bundle)
 
 
+def _resnet() -> Converter:
+    from t2p.convert import resnet
+
+    return Converter("images.resnet", "", resnet.read_resnet)
+
+
 CONVERTERS: dict[str, Callable[[], Converter]] = {
     "atm.track_transformer": _atm_track_transformer,
     "amplify.motion_tokenizer": _amplify_motion_tokenizer,
     "amplify.forward_dynamics": _amplify_forward_dynamics,
     "amplify.inverse_dynamics": _amplify_inverse_dynamics,
     "amplify.bundle": _amplify_bundle,
+    "images.resnet": _resnet,
 }

@@ -17,6 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from t2p.convert.base import Arrays, Row, permute, strip_prefix, to_variables
+from t2p.convert.registry import Converted, Options
 from t2p.io import PathLike, UserError, load_arrays
 from t2p.models.layers import Dtype
 from t2p.models.resnet import ResNet
@@ -151,3 +152,10 @@ def load_resnet(path: PathLike, dtype: Dtype = jnp.float32) -> tuple[ResNet, dic
         return resnet_from_arrays(arrays, dtype)
     except UserError as e:
         raise UserError(f"{path} does not fit an image encoder: {e}") from e
+
+
+def read_resnet(arrays: Arrays, others: Mapping[str, Arrays], options: Options) -> Converted:
+    """A file of weights -> the part of a stage that config.init_from.images fills; see t2p.convert.registry."""
+    net, variables = resnet_from_arrays(arrays)
+    settings = {name: getattr(net, name) for name in ("blocks", "bottleneck", "widths", "stem")}
+    return Converted({"model": settings}, {**variables, "frozen": {}})
