@@ -67,7 +67,7 @@ def bundle(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_a_converted_bundle_acts_as_the_original(bundle: tuple[Path, Path]) -> None:
     folder, out = bundle
     trained = t2p.load(str(out))
-    assert trained.config.model.images.size == (96, 96)
+    assert tuple(trained.config.model.images.size) == (96, 96)
     x, want = dict(np.load(folder / "inputs.npz")), dict(np.load(folder / "outputs.npz"))
     batch = Batch(
         images={view: x["images"][:, i, None] for i, view in enumerate(trained.stage.inputs.views)},
