@@ -242,7 +242,7 @@ class InverseDynamicsStage:
         codes_rng, head_rng, sample_rng = jax.random.split(rng, 3)
         inputs = self.condition(variables, batch, codes_rng if self.codes_dropout else None)
         assert batch.action_valid is not None, "the window asks for actions"
-        actions = jnp.asarray(batch.actions, jnp.float32)
+        actions = self._actions(batch)
         rows = counted_rows(batch, len(actions), "actions", "images", "proprio")
         valid = batch.action_valid & rows[:, None]
         counted = valid if self.mask_padding else jnp.broadcast_to(rows[:, None], valid.shape)
@@ -281,6 +281,16 @@ class InverseDynamicsStage:
         """[B, L], greedily."""
         forward = self.forward_variables(variables)
         return jax.lax.stop_gradient(self.forward.generate(forward, self.forward.condition(forward, batch), dropout))
+
+    def _actions(self, batch: Batch) -> Array:
+        """[B, Ta, A]; UserError where the data's are not as many numbers as the head's."""
+        actions = jnp.asarray(batch.actions, jnp.float32)
+        if actions.shape[1:] != self.actions:
+            raise UserError(
+                f"the data's chunks are {actions.shape[1]} actions of {actions.shape[2]} numbers, and the head makes "
+                f"{self.actions[0]} of {self.actions[1]}: set model.inverse.action_dim and model.inverse.actions"
+            )
+        return actions
 
     def _condition(self, variables: Variables, batch: Batch, codes: Array | None) -> Mapping[str, Array]:
         parts = {"image": side_by_side(self._tokens(variables, batch)), "proprio": self.columns.state(batch)}

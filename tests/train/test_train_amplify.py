@@ -1,0 +1,142 @@
+"""AMPLIFY's three stages one after the other through the training loop, and the policy that comes out."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import t2p
+from t2p import checkpoint
+from t2p.data.store import finish, write_shard
+from t2p.io import UserError
+from t2p.methods.instructed import instruct
+from t2p.train.defaults import source_config
+from t2p.train.loop import train
+from t2p.types import Batch, Episode, TrackSet
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/amplify"
+STAGES = ("motion_tokenizer", "forward_dynamics", "inverse_dynamics")
+LENGTH, POINTS, SIZE = 6, 9, 128
+
+
+def episode(number: int) -> Episode:
+    rng = np.random.default_rng(number)
+    start = rng.uniform(0.2, 0.8, (POINTS, 2)).astype(np.float32)
+    walk = np.cumsum(rng.normal(0, 0.01, (LENGTH + 4, POINTS, 2)), 0).astype(np.float32)
+    windows = np.stack([start + walk[t : t + 4] - walk[t] for t in range(LENGTH)])
+    tracks = TrackSet(
+        "window", windows, np.ones(windows.shape[:-1], bool), np.zeros((POINTS, 3), np.float32), "dis", "1"
+    )
+    frames = rng.integers(0, 256, (2, LENGTH, SIZE, SIZE, 3), np.uint8)
+    return Episode(
+        id=f"{number}",
+        fps=20.0,
+        frames={"front": frames[0], "wrist": frames[1]},
+        columns={
+            "actions": rng.normal(size=(LENGTH, 10)),
+            "proprio/tool": rng.normal(size=(LENGTH, 9)),
+            "proprio/gripper": rng.uniform(size=(LENGTH, 1)),
+        },
+        language=("put the blue cube on the green one",),
+        tracks={"dis/amplify": {"front": tracks, "wrist": tracks}},
+    )
+
+
+def config(name: str, data: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"train_amplify_{name}", CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    c = module.get_config("debug")
+    for part in (c.data.sources, c.data.validation):
+        for source in part:
+            part[source] = source_config(str(data))
+    c.steps, c.batch_size, c.log.tensorboard = 3, 2, False
+    c.optimizer.warmup_steps = 1
+    c.eval.update({"every": 3, "batches": 1})
+    c.checkpoint.every = 3
+    return c
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("amplify")
+    write_shard(folder / "d", "train", 0, map(episode, range(3)))
+    finish(folder / "d", shards={"train": 1})
+    out = {"data": folder / "d"}
+    earlier = {"forward_dynamics": {"tokenizer": "motion_tokenizer"}}
+    earlier["inverse_dynamics"] = {"forward_dynamics": "forward_dynamics"}
+    for name in STAGES:
+        c = config(name, folder / "d")
+        for key, run in earlier.get(name, {}).items():
+            c.init_from[key].path = str(out[run])
+        out[name] = folder / name
+        train(c, out[name])
+    return out
+
+
+def variables(workdir: Path) -> Any:
+    return checkpoint.load(str(workdir), "latest")[0]
+
+
+def equal(a: Any, b: Any) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
+
+
+def test_each_stage_holds_what_it_was_built_on(runs: dict[str, Path]) -> None:
+    tokenizer, forward, policy = (
+        variables(runs[n]) for n in ("motion_tokenizer", "forward_dynamics", "inverse_dynamics")
+    )
+    assert equal(forward["frozen"]["tokenizer"]["params"], tokenizer["params"])
+    assert equal(policy["frozen"]["tokenizer"]["params"], tokenizer["params"])  # comes along with forward dynamics
+    assert equal(policy["frozen"]["forward_dynamics"]["params"], forward["params"])
+    assert "fsq" not in forward["params"]["dynamics"] and set(policy["params"]) == {"images", "inverse"}
+
+
+def test_the_policy_acts_in_the_actions_own_units(runs: dict[str, Path]) -> None:
+    trained = t2p.load(str(runs["inverse_dynamics"]), which="latest")
+    rng = np.random.default_rng(0)
+    obs = Batch(
+        images={view: rng.integers(0, 256, (2, 1, SIZE, SIZE, 3), np.uint8) for view in ("front", "wrist")},
+        proprio={"tool": np.zeros((2, 1, 9), np.float32), "gripper": np.zeros((2, 1, 1), np.float32)},
+    )
+    policy, told = instruct(
+        trained.policy, trained.variables, trained.config.text, "put the blue cube on the green one"
+    )
+    keys = jax.random.split(jax.random.key(0), 2)
+    action, _, aux = policy.act(told, policy.reset(told, obs, keys), obs, keys)
+    limits = trained.config.statistics.actions
+    assert action.shape == (2, 10) and aux["codes"].shape == (2, 3)
+    assert (action >= np.array(limits.min) - 1e-4).all() and (action <= np.array(limits.max) + 1e-4).all()
+
+
+@pytest.mark.long
+def test_a_part_of_the_parameters_is_filled_by_its_name(runs: dict[str, Path]) -> None:
+    """An encoder that one stage trained starts another's: init_from names a part."""
+    source = runs["data"].parent / "encoder"
+    images = variables(runs["forward_dynamics"])["params"]["images"]
+    checkpoint.export(str(source), {"params": images, "batch_stats": {}, "frozen": {}}, {"config": {"stage": "images"}})
+    c = config("inverse_dynamics", runs["data"])
+    c.init_from.forward_dynamics.path = str(runs["forward_dynamics"])
+    c.init_from.images = {"path": str(source), "rules": ((".*", "freeze"),)}
+    train(c, runs["data"].parent / "again")
+    again = variables(runs["data"].parent / "again")
+    assert equal(again["params"]["images"], images)  # held
+    assert not equal(again["params"]["inverse"], variables(runs["inverse_dynamics"])["params"]["inverse"])
+
+
+def test_stages_in_the_wrong_order_are_named(runs: dict[str, Path], tmp_path: Path) -> None:
+    c = config("forward_dynamics", runs["data"])
+    with pytest.raises(UserError, match=r"init_from\.tokenizer"):
+        train(c, tmp_path / "a")
+    c.init_from.tokenizer.path = str(runs["motion_tokenizer"])
+    c.model.tokenizer.codebook = 256  # three numbers a code instead of two
+    with pytest.raises(UserError, match="fsq"):
+        train(c, tmp_path / "b")
+    c = config("inverse_dynamics", runs["data"])
+    c.init_from.forward_dynamics.path = str(runs["forward_dynamics"])
+    c.model.inverse.action_dim = 7
+    with pytest.raises(UserError, match="actions of 10 numbers, and the head makes 3 of 7"):
+        train(c, tmp_path / "c")
