@@ -49,7 +49,18 @@ def made(request: pytest.FixtureRequest) -> tuple[Any, Any, Batch, Any]:
     """(config, stage, batch, variables)."""
     c = config(request.param)
     stage, b = make_stage(c), batch(c)
-    return c, stage, b, jax.jit(stage.init)(jax.random.key(0), b)
+    return c, stage, b, fresh(stage, b)
+
+
+def fresh(stage: Any, b: Batch) -> Any:
+    """Variables that NumPy draws: compiling `init` would take most of the tests' time."""
+    rng = np.random.default_rng(1)
+
+    def draw(path: Any, x: Any) -> np.ndarray:
+        ones = jax.tree_util.keystr(path[-1:]) == "['scale']"
+        return np.ones(x.shape, np.float32) if ones else 0.2 * rng.standard_normal(x.shape, np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(stage.init, jax.random.key(0), b))
 
 
 @partial(jax.jit, static_argnums=(0, 4))
@@ -66,18 +77,17 @@ def test_training_lowers_the_loss_and_leaves_frozen_stages_alone(made: Any) -> N
     _, stage, b, variables = made
 
     @jax.jit
-    def step(params: Any, key: Any) -> tuple[Any, Any]:
-        run = lambda p: stage.loss({**variables, "params": p}, b, key, True)[0]  # noqa: E731
-        loss, grads = jax.value_and_grad(run)(params)
-        return loss, jax.tree.map(lambda p, g: p - 0.02 * jnp.sign(g), params, grads)
+    def step(params: Any, key: Any) -> tuple[Any, Any, Any]:
+        run = lambda p, f: stage.loss({**variables, "params": p, "frozen": f}, b, key, True)[0]  # noqa: E731
+        loss, (grads, held) = jax.value_and_grad(run, (0, 1))(params, variables["frozen"])
+        return loss, jax.tree.map(lambda p, g: p - 0.02 * jnp.sign(g), params, grads), held
 
     params, seen = variables["params"], []
     for i in range(12):
-        loss, params = step(params, jax.random.key(i))
+        loss, params, held = step(params, jax.random.key(i))
         seen.append(float(loss))
     assert np.mean(seen[-3:]) < np.mean(seen[:3]) - 0.02, seen
-    frozen = jax.grad(lambda f: stage.loss({**variables, "frozen": f}, b, jax.random.key(0), False)[0])
-    assert all(not np.any(g) for g in jax.tree.leaves(frozen(variables["frozen"])))
+    assert all(not np.any(g) for g in jax.tree.leaves(held))
 
 
 def test_filling_rows_do_not_count(made: Any) -> None:
@@ -124,7 +134,7 @@ def test_padded_actions_are_left_out_on_request() -> None:
     for masked in (False, True):
         c.loss.mask_padding = masked
         stage = make_stage(c)
-        variables = jax.jit(stage.init)(jax.random.key(0), b)
+        variables = fresh(stage, b)
         first, second = (losses(stage, variables, x, jax.random.key(0), False)[0] for x in (b, other))
         assert (abs(first - second) < 1e-6) == masked
 
@@ -154,7 +164,7 @@ def test_the_policy_averages_chunks_and_keeps_environments_apart() -> None:
     stage, b = make_stage(c), batch(c)
     policy = make_policy(c)
     assert policy.action == "setpoint_pose" and policy.text and policy.observe.images == ("front", "wrist")
-    variables, keys = jax.jit(stage.init)(jax.random.key(0), b), jax.random.split(jax.random.key(0), ROWS)
+    variables, keys = fresh(stage, b), jax.random.split(jax.random.key(0), ROWS)
     act = jax.jit(policy.act)
     state = policy.reset(variables, b, keys)
     first, state, aux = act(variables, state, b, keys)

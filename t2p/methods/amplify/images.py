@@ -24,6 +24,7 @@ def settings() -> dict[str, Any]:
     """The encoder's keys at the released code's values."""
     return {
         "encoder": "resnet18",  # or resnet34, resnet50 (paper, Appendix E)
+        "blocks": (),  # of each stage, where it is another network than the encoder's own
         "widths": WIDTHS,  # channels of its stages
         "stem": WIDTHS[0],
         "norm": "batch",  # or group, for training from scratch
@@ -49,15 +50,18 @@ class ImageEncoder:
         if chosen.encoder not in VARIANTS:
             raise UserError(f"the image encoder is {chosen.encoder!r}; expected one of {', '.join(VARIANTS)}")
         height, width = chosen.size
-        net = ResNet(
-            **VARIANTS[chosen.encoder], norm=chosen.norm, dtype=dtype, widths=tuple(chosen.widths), stem=chosen.stem
-        )
+        blocks, widths = tuple(chosen.blocks) or VARIANTS[chosen.encoder]["blocks"], tuple(chosen.widths)
+        if len(blocks) != len(widths):
+            raise UserError(f"the image encoder has {len(blocks)} stages of blocks, and widths for {len(widths)}")
+        variant = {**VARIANTS[chosen.encoder], "blocks": blocks}
+        net = ResNet(**variant, norm=chosen.norm, dtype=dtype, widths=widths, stem=chosen.stem)
         return cls(net, (height, width), chosen.pooled, chosen.normalise, chosen.trained)
 
     @property
     def tokens(self) -> int:
         """P: of each view."""
-        return 1 if self.pooled else math.prod(-(-side // 32) for side in self.size)
+        stride = 2 * 2 ** len(self.net.blocks)
+        return 1 if self.pooled else math.prod(-(-side // stride) for side in self.size)
 
     def init(self, rng: jax.Array) -> dict[str, Any]:
         """{"params", "batch_stats"}."""

@@ -21,14 +21,15 @@ def small_window(config: ml_collections.ConfigDict) -> None:
 def debug(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """As small as it gets, for a few steps."""
     small = {"dim": 16, "heads": 2, "mlp": 8, "codebook": 64}
+    tiny = {"blocks": (1,), "widths": (16,), "size": (8, 8)}
     if config.stage == "amplify.motion_tokenizer":
         config.model.update(small)
     else:
         config.model.tokenizer.update(small)
         config.model.dynamics.update({"depth": 1, "heads": 2})
-        config.model.images.update({"widths": (16, 16, 16, 16), "size": (32, 32)})
+        config.model.images.update(tiny)
     if config.stage == "amplify.inverse_dynamics":
-        config.model.own_images.update({"widths": (16, 16, 16, 16), "size": (32, 32)})
+        config.model.own_images.update(tiny)
         config.model.inverse.update({"depth": 1, "heads": 2, "actions": 3})
     config.window.update({"points": 9, "horizon": 4, "steps": 4})
     config.batch_size, config.steps = 4, 20
