@@ -108,6 +108,7 @@ class Checkpoints:
         self._best, self._mode, self._before_save = best, mode, before_save
         self._saving: int | None = None  # step whose writing goes on in the background
         self._failure: BaseException | None = None  # what went wrong with it
+        self._told = False  # that a save failed
         self.best_step: int | None = None
         self.best_value = math.inf if mode == "min" else -math.inf
         if not read_only:
@@ -204,6 +205,7 @@ class Checkpoints:
 
     def failed(self, path: PathLike, error: Exception) -> SaveFailed:
         """What to say when `path` could not be written."""
+        self._told = True
         why = no_room(error) or f"{type(error).__name__}: {_first_line(error)}"
         good = self.last_good()
         go_on = "the same command starts again" if good == "none" else "the same command goes on from it"
@@ -278,11 +280,16 @@ class Checkpoints:
         return target
 
     def close(self) -> None:
-        """Waits for the save in the background; raises SaveFailed if it fails."""
+        """Waits for the save in the background; raises SaveFailed if it fails, once: Orbax has a thread for each part of
+        a save, and what one has told, the others tell again."""
         try:
             self.wait()
         finally:
-            self._manager.close()
+            try:
+                self._manager.close()
+            except _WRITE_ERRORS as e:
+                if not self._told:
+                    raise self.failed(self.root, e) from e
 
     def _damaged(self, step: int, error: Exception) -> DamagedCheckpoint:
         return DamagedCheckpoint(

@@ -166,3 +166,22 @@ def test_layers_are_stacked_and_taken_apart():
     assert set(back) == set(params)
     np.testing.assert_array_equal(back["block_2"]["a"]["kernel"], layers["block_2"]["a"]["kernel"])
     assert set(match_layers(params, params)) == set(params)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_failed_save_is_told_once(tmp_path, monkeypatch, told):
+    """Orbax may tell again, when it is closed, what it told when it was waited for."""
+    checkpoints = Checkpoints(tmp_path)
+    close = checkpoints._manager.close
+
+    def full() -> None:
+        close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "close", full)
+    if told:
+        checkpoints.failed(tmp_path / "6", OSError(28, "No space left on device"))
+        checkpoints.close()
+    else:
+        with pytest.raises(checkpoint.SaveFailed, match="No space left on device"):
+            checkpoints.close()
