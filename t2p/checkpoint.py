@@ -280,8 +280,8 @@ class Checkpoints:
         return target
 
     def close(self) -> None:
-        """Waits for the save in the background; raises SaveFailed if it fails, once: Orbax has a thread for each part of
-        a save, and what one has told, the others tell again."""
+        """Waits for the save in the background; raises SaveFailed if it fails, once: Orbax has a thread for each part
+        of a save, and what one has told, the others tell again."""
         try:
             self.wait()
         finally:
