@@ -123,7 +123,7 @@ _ENTRIES = (
         "AMPLIFY's checkpoints on LIBERO (Collins et al. 2025)",
         "https://drive.google.com/drive/folders/10xkV3nj6qNZG4EQvgAu5eMOtO3EaeJHv",
         f"MIT {_CODE_ONLY}",
-        _NOT_YET,
+        "converted by `t2p convert --from amplify.bundle` and its siblings (docs/amplify.md)",
     ),
     Entry(
         "amplify-tracks",
