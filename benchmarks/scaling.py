@@ -66,6 +66,9 @@ TABLES = {
     "dp3.policy": Table("configs/dp3/policy.py:paper", 128, _shapes(SLICES)),
     "diffusion_policy.policy": Table("configs/diffusion_policy/policy.py:paper", 64, _shapes(SLICES)),
     "general_flow.flow": Table("configs/general_flow/flow.py:paper", 32, _shapes(SLICES)),
+    "amplify.motion_tokenizer": Table("configs/amplify/motion_tokenizer.py:released", 64, _shapes(SLICES)),
+    "amplify.forward_dynamics": Table("configs/amplify/forward_dynamics.py:released", 64, _shapes(SLICES)),
+    "amplify.inverse_dynamics": Table("configs/amplify/inverse_dynamics.py:released", 64, _shapes(SLICES)),
 }
 
 
