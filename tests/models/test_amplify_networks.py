@@ -169,10 +169,10 @@ def test_conditions_never_see_codes_and_codes_only_the_past() -> None:
 @pytest.mark.parametrize(
     ("changes", "codes", "outputs"),
     [
-        ({"latents": 3}, 3, 35),
-        ({"queries": "points"}, T, 35),
+        pytest.param({"latents": 3}, 3, 35, marks=pytest.mark.long),
+        pytest.param({"queries": "points"}, T, 35, marks=pytest.mark.long),
         ({"classify": False}, T, 2),
-        ({"images": True}, T, 35),
+        pytest.param({"images": True}, T, 35, marks=pytest.mark.long),
         ({"latents": 8, "queries": "points", "images": True, "classify": False}, 8, 2),
     ],
     ids=str,
