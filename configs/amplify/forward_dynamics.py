@@ -25,7 +25,16 @@ import ml_collections
 
 from t2p.io import UserError
 from t2p.methods.amplify import dynamics
-from t2p.methods.amplify.presets import CPU_DYNAMICS, CPU_IMAGES, CPU_TOKENIZER, debug, small_window
+from t2p.methods.amplify.presets import (
+    CPU_DYNAMICS,
+    CPU_IMAGES,
+    CPU_TOKENIZER,
+    PAPER_TOKENIZER,
+    debug,
+    libero,
+    short_run,
+    small_window,
+)
 from t2p.train.defaults import base_config, source_config
 
 VARIANTS = ("debug", "cpu", "paper", "released")
@@ -40,19 +49,15 @@ def get_config(variant: str = "released") -> ml_collections.ConfigDict:
 
 
 def _released(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    c.batch_size, c.accumulation, c.steps = 256, 4, 25_000
+    libero(c, source_config(), source_config(split="val"), every=500)
+    c.accumulation, c.steps = 4, 25_000
     c.optimizer.clip_norm = 0.25  # of the mean: 1 of the sum of four
-    c.dtype = "bfloat16"
-    c.data.sources.libero = source_config()
-    c.data.validation.libero = source_config(split="val")
-    c.data.workers = 8
-    c.eval.every = c.checkpoint.every = 500
     return c
 
 
 def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c = _released(c)
-    c.model.tokenizer.update({"latents": 16, "queries": "points"})
+    c.model.tokenizer.update(PAPER_TOKENIZER)
     c.model.dynamics.classes = "codes"
     c.optimizer.clip_norm = 1.0
     return c
@@ -67,10 +72,7 @@ def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.text.update({"encoder": "hashed", "width": 64})
     c.data.sources.videos = source_config()
     c.data.validation.held_out = source_config()
-    c.batch_size, c.steps = 16, 1000
-    c.optimizer.update({"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 50})
-    c.eval.update({"every": 250, "batches": 8})
-    c.checkpoint.every = 250
+    short_run(c, steps=1000, learning_rate=1e-3, batches=8)
     c.departures = ("width 128, 3 layers, a small image encoder trained from scratch at 96 x 96, hashed sentences",)
     return c
 

@@ -27,7 +27,17 @@ import ml_collections
 
 from t2p.io import UserError
 from t2p.methods.amplify import inverse
-from t2p.methods.amplify.presets import CPU_DYNAMICS, CPU_IMAGES, CPU_INVERSE, CPU_TOKENIZER, debug, small_window
+from t2p.methods.amplify.presets import (
+    CPU_DYNAMICS,
+    CPU_IMAGES,
+    CPU_INVERSE,
+    CPU_TOKENIZER,
+    PAPER_TOKENIZER,
+    debug,
+    libero,
+    short_run,
+    small_window,
+)
 from t2p.train.defaults import base_config, source_config
 
 VARIANTS = ("debug", "cpu", "cpu_alone", "paper", "released")
@@ -43,18 +53,14 @@ def get_config(variant: str = "released") -> ml_collections.ConfigDict:
 
 
 def _released(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    c.batch_size, c.steps = 256, 75_000
-    c.dtype = "bfloat16"
-    c.data.sources.libero = source_config()
-    c.data.validation.libero = source_config(split="val")
-    c.data.workers = 8
-    c.eval.every = c.checkpoint.every = 1000
+    libero(c, source_config(), source_config(split="val"), every=1000)
+    c.steps = 75_000
     return c
 
 
 def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c = _released(c)
-    c.model.tokenizer.update({"latents": 16, "queries": "points"})
+    c.model.tokenizer.update(PAPER_TOKENIZER)
     c.model.dynamics.classes = "codes"
     c.model.inverse.reading = "paper"
     c.model.codes.dropout = False
@@ -76,10 +82,8 @@ def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.text.update({"encoder": "hashed", "width": 64})
     c.data.sources.demos = source_config()
     c.data.validation.held_out = source_config()
-    c.batch_size, c.steps = 16, 1500
-    c.optimizer.update({"learning_rate": 5e-4, "schedule": "cosine", "warmup_steps": 50})
-    c.eval.update({"every": 500, "batches": 4})
-    c.checkpoint.update({"every": 500, "best": "val/l1"})
+    short_run(c, steps=1500, learning_rate=5e-4, batches=4)
+    c.checkpoint.best = "val/l1"
     c.departures = (
         "width 128, 2 layers, chunks of 8 setpoints",
         "an image encoder of its own, trained from scratch at 96 x 96",

@@ -24,7 +24,7 @@ import ml_collections
 
 from t2p.io import UserError
 from t2p.methods.amplify import tokenizer
-from t2p.methods.amplify.presets import CPU_TOKENIZER, debug, small_window
+from t2p.methods.amplify.presets import CPU_TOKENIZER, PAPER_TOKENIZER, debug, libero, short_run, small_window
 from t2p.train.defaults import base_config, source_config
 
 VARIANTS = ("debug", "cpu", "paper", "released")
@@ -39,19 +39,14 @@ def get_config(variant: str = "released") -> ml_collections.ConfigDict:
 
 
 def _released(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Batches of 256 in four parts; half precision (float16 with loss scaling in the release)."""
-    c.batch_size, c.accumulation, c.steps = 256, 4, 50_000
-    c.dtype = "bfloat16"
-    c.data.sources.libero = source_config()
-    c.data.validation.libero = source_config(split="val")
-    c.data.workers = 8
-    c.eval.every = c.checkpoint.every = 500
+    libero(c, source_config(), source_config(split="val"), every=500)
+    c.accumulation, c.steps = 4, 50_000
     return c
 
 
 def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c = _released(c)
-    c.model.update({"latents": 16, "queries": "points"})
+    c.model.update(PAPER_TOKENIZER)
     c.loss.mask_padding = True
     return c
 
@@ -62,10 +57,7 @@ def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.loss.weights = (0.5, 0.5)
     c.data.sources.videos = source_config()
     c.data.validation.held_out = source_config()
-    c.batch_size, c.steps = 16, 1000
-    c.optimizer.update({"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 50})
-    c.eval.update({"every": 250, "batches": 8})
-    c.checkpoint.every = 250
+    short_run(c, steps=1000, learning_rate=1e-3, batches=8)
     c.departures = ("width 128, 100 points a view, 512 codes, views of equal weight",)
     return c
 

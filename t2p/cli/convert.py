@@ -155,8 +155,8 @@ def _check_shapes(stage: Stage, batch: Batch, variables: Any, file: str) -> None
     wanted = flatten_dict(jax.eval_shape(stage.init, jax.random.key(0), batch), sep="/")
     found = flatten_dict(variables, sep="/")
     missing = sorted(set(wanted) ^ set(found))
-    wrong = [f"{p} {found[p].shape}, expected {wanted[p].shape}" for p in wanted if p in found]
-    wrong = [line for line, p in zip(wrong, [p for p in wanted if p in found]) if found[p].shape != wanted[p].shape]
+    sizes = [(path, found[path].shape, wanted[path].shape) for path in wanted if path in found]
+    wrong = [f"{path} {got}, expected {want}" for path, got, want in sizes if got != want]
     if missing or wrong:
         raise UserError(f"{file}: weights do not fit together: {'; '.join([*missing, *wrong])}")
 

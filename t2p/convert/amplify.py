@@ -17,7 +17,12 @@ from t2p.models.fsq import LEVELS, levels_of
 from t2p.models.resnet import ResNet
 
 # A name that each file of a model has.
-ANCHORS = {"motion_tokenizer": "encoder.encoder_proj.weight", "forward_dynamics": "sos_token"}
+ANCHORS = {
+    "motion_tokenizer": "encoder.encoder_proj.weight",
+    "forward_dynamics": "sos_token",
+    "inverse_dynamics": "proprio_proj.weight",
+    "bundle": "motion_tokenizer.encoder.encoder_proj.weight",
+}
 PARTS = ("motion_tokenizer", "forward_dynamics", "inverse_dynamics", "img_encoder")  # of a bundle
 
 

@@ -23,10 +23,6 @@ from t2p.io import UserError
 from t2p.models.fsq import codebook_size, levels_of
 from t2p.models.resnet import VARIANTS, ResNet
 
-TOKENIZER_ANCHOR = "decoder.track_pos_emb.weight"
-DYNAMICS_ANCHOR = "sos_token"
-INVERSE_ANCHOR = "proprio_proj.weight"
-BUNDLE_ANCHOR = "motion_tokenizer.decoder.track_pos_emb.weight"
 Changes = dict[str, dict[str, Any]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from t2p.convert.base import Arrays, Row, linear
 
-# Arrays of the official files that are computed: masks, tables of sines, a placeholder.
+# Arrays of the official files that nothing learns: masks, tables of sines, and a scalar that only tells the device.
 BUFFERS = (".attn_mask", ".inv_freq", ".pe", "_dummy_variable")
 
 

@@ -49,28 +49,32 @@ def _atm_track_transformer() -> Converter:
 
 def _amplify_motion_tokenizer() -> Converter:
     from t2p.convert import amplify_stages as stages
+    from t2p.convert.amplify import ANCHORS
 
-    return Converter("amplify.motion_tokenizer", stages.TOKENIZER_ANCHOR, stages.read_motion_tokenizer)
+    return Converter("amplify.motion_tokenizer", ANCHORS["motion_tokenizer"], stages.read_motion_tokenizer)
 
 
 def _amplify_forward_dynamics() -> Converter:
     from t2p.convert import amplify_stages as stages
+    from t2p.convert.amplify import ANCHORS
 
     needs = ("tokenizer", "images")
-    return Converter("amplify.forward_dynamics", stages.DYNAMICS_ANCHOR, stages.read_forward_dynamics, needs)
+    return Converter("amplify.forward_dynamics", ANCHORS["forward_dynamics"], stages.read_forward_dynamics, needs)
 
 
 def _amplify_inverse_dynamics() -> Converter:
     from t2p.convert import amplify_stages as stages
+    from t2p.convert.amplify import ANCHORS
 
     needs = ("tokenizer", "forward_dynamics", "images")
-    return Converter("amplify.inverse_dynamics", stages.INVERSE_ANCHOR, stages.read_inverse_dynamics, needs)
+    return Converter("amplify.inverse_dynamics", ANCHORS["inverse_dynamics"], stages.read_inverse_dynamics, needs)
 
 
 def _amplify_bundle() -> Converter:
     from t2p.convert import amplify_stages as stages
+    from t2p.convert.amplify import ANCHORS
 
-    return Converter("amplify.inverse_dynamics", stages.BUNDLE_ANCHOR, stages.read_bundle)
+    return Converter("amplify.inverse_dynamics", ANCHORS["bundle"], stages.read_bundle)
 
 
 def _resnet() -> Converter:

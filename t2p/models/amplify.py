@@ -257,23 +257,22 @@ class ForwardDynamics(nn.Module):
         out, _ = self.trunk(x, jnp.asarray(self.mask()), train)
         return self.head(out[:, self.conditions :]).astype(jnp.float32), out
 
-    def generate(self, cond: Array, allowed: int | None = None, train: bool = False) -> tuple[Array, Array]:
-        """Greedy decoding with a cache of keys and values. allowed: codes from this one on are never taken (a codebook
-        may be smaller than `classes`). train: dropout, from the rng "dropout", drawn anew for each code but kept for
-        what is in the cache. -> codes [b, l] int32, logits [b, l, classes] float32."""
+    def generate(self, cond: Array, train: bool = False) -> tuple[Array, Array]:
+        """Greedy decoding with a cache of keys and values. train: dropout, from the rng "dropout", drawn anew for each
+        code but kept for what is in the cache. -> codes [b, l] int32, logits [b, l, classes] float32."""
         b, mask = cond.shape[0], jnp.asarray(self.mask())
         start = jnp.broadcast_to(self.start, (b, 1, self.dim)).astype(self.dtype)
         x = jnp.concatenate([cond.astype(self.dtype), start], axis=1)
         first = x.shape[1]
         out, cache = self.trunk(x, mask[:first], train, cache=self.trunk.empty_cache(b))
-        code, logits = self._choose(out[:, -1], allowed)
+        code, logits = self._choose(out[:, -1])
 
         def step(module: ForwardDynamics, carry: tuple[Any, Array], at: Array) -> tuple[Any, tuple[Array, Array]]:
             cache, code = carry
             x = module.fsq.embed(code)[:, None]
             row = jax.lax.dynamic_slice_in_dim(mask, at, 1)
             out, cache = module.trunk(x, row, train, cache=cache, at=at)
-            code, logits = module._choose(out[:, 0], allowed)
+            code, logits = module._choose(out[:, 0])
             return (cache, code), (code, logits)
 
         steps = nn.scan(step, variable_broadcast="params", split_rngs={"params": False, "dropout": True})
@@ -292,7 +291,7 @@ class ForwardDynamics(nn.Module):
         """[b, l] -> [b, l, d]: what inverse dynamics is given."""
         return self.fsq.embed(codes)
 
-    def _choose(self, out: Array, allowed: int | None) -> tuple[Array, Array]:
+    def _choose(self, out: Array) -> tuple[Array, Array]:
         """[b, d] -> the best code [b] and all logits [b, classes]."""
         logits = self.head(out).astype(jnp.float32)
-        return logits[:, :allowed].argmax(-1).astype(jnp.int32), logits
+        return logits.argmax(-1).astype(jnp.int32), logits

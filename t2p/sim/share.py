@@ -92,7 +92,9 @@ class Share:
         busy = self.arrays[("busy",)]
         busy[row] = True
         try:
-            return next(parts, self) is None
+            for _ in parts:
+                return True
+            return False
         finally:
             busy[row] = False
 

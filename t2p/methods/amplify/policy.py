@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from t2p import pytrees  # noqa: F401
 from t2p.methods import ensemble
@@ -48,7 +47,7 @@ class AmplifyPolicy:
         if self.decay is None:
             return chunk[:, 0], state, aux
         action, state = ensemble.step(state, chunk, self.decay)
-        return jnp.asarray(action), state, aux
+        return action, state, aux
 
 
 def make_policy(stage: Any, settings: Mapping[str, Any]) -> AmplifyPolicy:

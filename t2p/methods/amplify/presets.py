@@ -1,16 +1,36 @@
-"""Sizes that AMPLIFY's three configs share for runs on a few CPU cores."""
+"""What AMPLIFY's three configs share: sizes for runs on a few CPU cores, and how LIBERO is trained on."""
 
 from __future__ import annotations
 
 import ml_collections
 
 VIEWS = ("front", "wrist")
+# The paper's tokenizer where it differs from the released code's (section 2.2, Appendix E).
+PAPER_TOKENIZER = {"latents": 16, "queries": "points"}
 # A narrower tokenizer with fewer codes.
 CPU_TOKENIZER = {"dim": 128, "heads": 4, "mlp": 64, "codebook": 512, "dropout": 0.0}
 CPU_DYNAMICS = {"depth": 3, "heads": 4, "dropout": 0.1, "classes": "codes"}
 CPU_INVERSE = {"depth": 2, "heads": 4, "dropout": 0.1, "actions": 8, "action_dim": 10}
 # No published weights are at hand: a small network with group norm, trained with the stage.
 CPU_IMAGES = {"widths": (16, 32, 64, 64), "stem": 16, "norm": "group", "size": (96, 96), "trained": True}
+
+
+def libero(
+    config: ml_collections.ConfigDict, train: ml_collections.ConfigDict, held_out: ml_collections.ConfigDict, every: int
+) -> None:
+    """Batches of 256 from LIBERO in half precision (float16 with loss scaling in the release), evaluated every so many
+    steps. train, held_out: the sources."""
+    config.batch_size, config.dtype = 256, "bfloat16"
+    config.data.sources.libero, config.data.validation.libero, config.data.workers = train, held_out, 8
+    config.eval.every = config.checkpoint.every = every
+
+
+def short_run(config: ml_collections.ConfigDict, steps: int, learning_rate: float, batches: int) -> None:
+    """Minutes on a few CPU cores. batches: of each evaluation."""
+    config.batch_size, config.steps = 16, steps
+    config.optimizer.update({"learning_rate": learning_rate, "schedule": "cosine", "warmup_steps": 50})
+    config.eval.update({"every": steps // 4, "batches": batches})
+    config.checkpoint.every = steps // 4
 
 
 def small_window(config: ml_collections.ConfigDict) -> None:
