@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -30,7 +30,7 @@ from t2p.sim.record import Recording, Replay, exact_tracks, record
 from t2p.sim.registry import make_task
 from t2p.sim.render import choose_renderer, make_renderer
 from t2p.sim.task import Task
-from t2p.types import Episode, InitialState, TrackSet
+from t2p.types import Episode, TrackSet
 
 SETS = ("grid", "objects", "image")
 CANDIDATES, CANDIDATE_SEED = 10_000, 12_345  # of furthest point sampling (3PoinTr's released code)
@@ -271,21 +271,3 @@ def _write_depth(path: Path, depth: np.ndarray) -> None:
     np.savez_compressed(buffer, depth=np.rint(near * 1000).astype(np.uint16))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getvalue())
-
-
-def replays(dataset: Any, episodes: Iterable[int], renderer: str = "auto") -> dict[str, Replay]:
-    """{episode id: Replay} of collected episodes (numbers in a t2p.data.store.Dataset): with `ReplaySource`, the
-    simulator gives their depth and masks at any size. UserError for an episode that no simulator made."""
-    found = {}
-    for number in episodes:
-        info = dataset.infos[number]
-        facts = dataset.info(number)
-        if "sim/qpos" not in info.columns or "start" not in facts:
-            raise UserError(f"episode {info.id!r} was not collected from the simulator: it has no physical states")
-        task = make_task(info.task, **facts["simulator"]["options"])
-        model = task.build().compile()
-        arrays = {k: np.asarray(v, float) for k, v in facts["start"].items() if k != "time"}
-        start = InitialState(time=float(facts["start"]["time"]), **arrays)
-        qpos = dataset.column(number, "sim/qpos")
-        found[info.id] = Replay(task, start, qpos, make_renderer(model, renderer), model)
-    return found

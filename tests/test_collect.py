@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from t2p.cli.main import main
-from t2p.collect import Collection, collect, replays, spread_configurations
+from t2p.collect import Collection, collect, spread_configurations
 from t2p.data.check import check
 from t2p.data.store import Dataset
 from t2p.geometry.clouds import furthest_points
 from t2p.io import UserError
-from t2p.sim.record import ReplaySource
+from t2p.sim.record import ReplaySource, replay
 from t2p.sim.registry import make_task
 from t2p.tracking.lift import DepthFolder
 
@@ -38,7 +38,7 @@ def test_episodes_hold_what_the_data_page_says(tmp_path):
     assert episode.task == TASK and episode.language == (make_task(TASK).instruction,)
     assert len(episode.info["waypoint_times"]) == 9 and episode.info["simulator"]["renderer"] == "rays"
     stored = DepthFolder(str(tmp_path / "d/depth")).depth(episode.id, "front", (32, 32))
-    drawn = ReplaySource(replays(data, [0], "rays")).depth(episode.id, "front", (32, 32))
+    drawn = ReplaySource({episode.id: replay(data, 0, "rays")}).depth(episode.id, "front", (32, 32))
     np.testing.assert_allclose(stored, drawn, atol=6e-4)
 
 
@@ -121,6 +121,11 @@ def test_the_command_writes_a_dataset_that_becomes_setpoints(tmp_path):
     assert main(["data", "import", "--source", "setpoints", "--input", str(tmp_path / "d"), *into]) == 0
     _, (episode,) = episodes(tmp_path / "s")
     assert episode.length == 10 and episode.columns["actions"].shape == (10, 10)
+    _, (recorded,) = episodes(tmp_path / "d")
+    near = np.abs(np.arange(recorded.length)[:, None] / 2 - episode.info["setpoint_times"]).argmin(0)
+    np.testing.assert_array_equal(episode.columns["sim/qpos"], recorded.columns["sim/qpos"][near])
+    apart = np.abs(episode.frames["front"].astype(int) - recorded.frames["front"][near])
+    assert apart.mean() < 2  # JPEG, twice
     assert main([*command[:2], "--out", str(tmp_path / "e"), "--episodes", "1", "--nonsense", "3"]) == 2
 
 

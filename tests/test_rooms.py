@@ -28,7 +28,7 @@ ALLOWED = {
     "sim": BASE,
     "collect": BASE | {"sim", "data"},
     "convert": JAX_BASE | {"models"},
-    "tracking": JAX_BASE | {"models", "convert", "data"},
+    "tracking": JAX_BASE | {"models", "convert", "data", "sim"},
     "methods": JAX_BASE | {"models", "diffusion"},
     "checkpoint": JAX_BASE,
     "hub": JAX_BASE | {"methods", "convert", "checkpoint"},

@@ -76,7 +76,7 @@ def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.model.own_images.update(CPU_IMAGES)
     c.model.inverse.update(CPU_INVERSE)
     c.model.seen, c.model.codes.dropout = "own", False
-    c.model.policy.action = "setpoint_pose"
+    c.model.policy.update({"action": "setpoint_pose", "steps": 60})  # demonstrations have 50
     c.window.update({"proprio": ("tool", "gripper"), "proprio_widths": (9, 1), "padding": "repeat"})
     inverse.scale_by_limits(c)
     c.text.update({"encoder": "hashed", "width": 64})

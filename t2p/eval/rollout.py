@@ -130,6 +130,14 @@ def check_policy(policy: Policy, task: Task) -> None:
         )
 
 
+def policy_steps(policy: Policy, task: Task) -> int:
+    """How many policy steps an episode has. Setpoints have no duration of their own, so into how many an episode is
+    divided is the policy's; relative actions have, and the task's time holds."""
+    if policy.steps is None:
+        return task.limit
+    return policy.steps if task.action.kind == "setpoint_pose" else min(task.limit, policy.steps)
+
+
 def episodes(
     policy: Policy,
     variables: Variables,
@@ -141,7 +149,7 @@ def episodes(
     """Keeps all environments busy until every seed is done; an environment that ends takes the next seed. told: called
     with the policy's aux of every decision, before the simulator takes the step."""
     reset, act = jax.jit(policy.reset), jax.jit(policy.act)
-    limit = min(sim.task.limit, policy.steps or sim.task.limit)
+    limit = policy_steps(policy, sim.task)
     waiting, running = list(seeds), np.full(sim.num_envs, -1)  # the seed in each environment, -1: it rests
     steps, state, obs = np.zeros(sim.num_envs, int), None, Observation()
     while waiting or (running >= 0).any():

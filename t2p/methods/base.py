@@ -47,10 +47,10 @@ class Stage(Protocol):
 class Policy(Protocol):
     """Acts in E environments at once: a frozen, hashable object whose methods are pure.
 
-    observe: what it must be shown; action: what its actions mean; steps: how many actions it plans for, None where it
-    goes on for ever; text: whether observations must have a sentence's vector. rng: one key per environment, [E], so
-    that an episode does not depend on those beside it. Every leaf of a state has the environment axis first, so that
-    one environment is reset by a masked select."""
+    observe: what it must be shown; action: what its actions mean; steps: after how many actions an episode is over for
+    it, None where the task says; text: whether observations must have a sentence's vector. rng: one key per
+    environment, [E], so that an episode does not depend on those beside it. Every leaf of a state has the environment
+    axis first, so that one environment is reset by a masked select."""
 
     @property
     def observe(self) -> Observe: ...

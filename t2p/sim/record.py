@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -18,7 +19,8 @@ from t2p.sim.control import drive
 from t2p.sim.environment import proprioception, refresh, to_world
 from t2p.sim.experts import scripted_expert
 from t2p.sim.points import attach, body_ids, cloud, from_camera, to_camera, to_image, visible
-from t2p.sim.render import Frame, Renderer, Size, camera_of
+from t2p.sim.registry import make_task
+from t2p.sim.render import Frame, Renderer, Size, camera_of, make_renderer
 from t2p.sim.task import Task
 from t2p.sim.world import diverged, quiet_warnings, write_state
 from t2p.types import Camera, InitialState, Space, TrackSet
@@ -139,6 +141,19 @@ class Replay:
         """As in the first frame; base None: in the world."""
         base = np.eye(4) if base is None else base
         return camera_of(self.model, self.show(0), self.task.views[view], size, base)
+
+
+def replay(dataset: Any, number: int, renderer: str = "auto") -> Replay:
+    """The recording of a collected episode (a number in a t2p.data.store.Dataset): the simulator draws it at any size,
+    with depth and masks (`ReplaySource`). UserError for an episode that no simulator made."""
+    info, facts = dataset.infos[number], dataset.info(number)
+    if "sim/qpos" not in info.columns or "start" not in facts:
+        raise UserError(f"episode {info.id!r} was not collected from the simulator: it has no physical states")
+    task = make_task(info.task, **facts["simulator"]["options"])
+    model = task.build().compile()
+    arrays = {k: np.asarray(v, float) for k, v in facts["start"].items() if k != "time"}
+    start = InitialState(time=float(facts["start"]["time"]), **arrays)
+    return Replay(task, start, dataset.column(number, "sim/qpos"), make_renderer(model, renderer), model)
 
 
 def exact_tracks(

@@ -120,6 +120,12 @@ def _external(options: dict[str, Any]) -> Tracker:
     return External(**options)
 
 
+def _simulator(options: dict[str, Any]) -> Tracker:
+    from t2p.tracking.simulator import Simulator
+
+    return Simulator(**options)
+
+
 # name -> (factory, the options it takes, those of them it needs)
 TRACKERS: dict[str, tuple[Callable[[dict[str, Any]], Tracker], tuple[str, ...], tuple[str, ...]]] = {
     "dis": (_dis, ("gaps", "short_side", "threshold", "motion_boundaries"), ()),
@@ -128,8 +134,9 @@ TRACKERS: dict[str, tuple[Callable[[dict[str, Any]], Tracker], tuple[str, ...], 
     "bootstapir": (_bootstapir, ("weights", "online"), ("weights",)),
     "cotracker": (_cotracker, ("weights", "checkout", "model"), ()),
     "external": (_external, ("folder",), ("folder",)),
+    "simulator": (_simulator, ("folder", "renderer"), ("folder",)),
 }
-CPU_TRACKERS = ("dis", "lk", "external")  # no accelerator: one worker per core
+CPU_TRACKERS = ("dis", "lk", "external", "simulator")  # no accelerator: one worker per core
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
@@ -149,7 +156,7 @@ def make_tracker(name: str, **options: Any) -> Tracker:
     """The tracker of that name; see `check_options`.
 
     Options: gaps (dis), weights FILE and online (tapir, bootstapir), weights, checkout and model
-    (cotracker), folder (external).
+    (cotracker), folder (external, simulator), renderer (simulator).
     """
     check_options(name, options)
     return TRACKERS[name][0](options)

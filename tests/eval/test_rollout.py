@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from nudge import FORESEEN, Nudge, Push, variables
 
-from t2p.eval.rollout import Clock, Record, Rollouts, episodes, rollout
+from t2p.eval.rollout import Clock, Record, Rollouts, episodes, policy_steps, rollout
 from t2p.io import UserError
 from t2p.sim.batch import BatchedSim
 from t2p.sim.registry import make_task
@@ -128,6 +128,13 @@ def test_the_first_success_ends_an_episode_where_the_task_says_so(whole) -> None
 def test_a_policy_that_plans_for_fewer_steps_ends_the_episode() -> None:
     records = rollout(Nudge(steps=5), variables(), Push(), [0, 1], num_envs=2, renderer="rays").records
     assert [r.steps for r in records] == [5, 5]
+
+
+def test_setpoints_are_as_many_as_the_policy_has_but_time_is_the_task_s() -> None:
+    task, longer, own = Push(limit=20), Nudge(steps=50), Nudge(steps=None)
+    assert [policy_steps(policy, task) for policy in (longer, Nudge(steps=5), own)] == [20, 5, 20]
+    stack = make_task("tabletop/block_stack")
+    assert [policy_steps(policy, stack) for policy in (longer, Nudge(steps=5), own)] == [50, 5, 9]
 
 
 def test_variables_are_an_argument_of_the_decision() -> None:

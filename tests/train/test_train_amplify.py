@@ -41,7 +41,7 @@ def episode(number: int) -> Episode:
             "proprio/gripper": rng.uniform(size=(LENGTH, 1)),
         },
         language=("put the blue cube on the green one",),
-        tracks={"dis/amplify": {"front": tracks, "wrist": tracks}},
+        tracks={"simulator/amplify": {"front": tracks, "wrist": tracks}},
     )
 
 

@@ -19,6 +19,7 @@ from t2p.types import Episode, TrackSet
 
 TIMES = ("uniform", "waypoints")
 TOOL, GRIPPER = "proprio/tool", "proprio/gripper"
+STATES = "sim/"  # they belong to the frames, and hold quaternions
 
 
 class SetpointSource:
@@ -26,10 +27,11 @@ class SetpointSource:
     ("uniform", paper), or the start and the recorded waypoints ("waypoints", as the released code stores them).
 
     Global track sets and numeric columns are interpolated linearly (tool rotations are made orthonormal again; what a
-    gripper was told holds until it is told otherwise), frames taken at the nearest instant; a point is visible where
-    it is in both neighbouring frames. Where there is proprioception, "actions" [T + 1, 10] are the setpoints: row k is
-    the measured tool pose [9] (position, 6D rotation) and the gripper's command at instant k + 1 (the last row stands
-    twice). tracks: the sets to keep (all that are global, if empty)."""
+    gripper was told holds until it is told otherwise); frames and the simulator's states ("sim/...") are those of the
+    nearest instant; a point is visible where it is in both neighbouring frames. Where there is proprioception,
+    "actions" [T + 1, 10] are the setpoints: row k is the measured tool pose [9] (position, 6D rotation) and the
+    gripper's command at instant k + 1 (the last row stands twice). tracks: the sets to keep (all that are global, if
+    empty)."""
 
     def __init__(
         self,
@@ -60,7 +62,10 @@ class SetpointSource:
         apart = np.abs(at[:, None] - instants)  # [frames, instants]
         near, now = apart.argmin(0), apart.argmin(1)
         mix = interpolation_weights(at, instants)
-        columns = {name: _column(name, values, at, instants, mix) for name, values in episode.columns.items()}
+        columns = {
+            name: values[near] if name.startswith(STATES) else _column(name, values, at, instants, mix)
+            for name, values in episode.columns.items()
+        }
         columns.pop("actions", None)
         if TOOL in columns and GRIPPER in columns:
             setpoints = np.concatenate([columns[TOOL], columns[GRIPPER]], axis=1)

@@ -19,7 +19,7 @@ from t2p.methods.amplify.dynamics import ForwardDynamicsStage
 from t2p.methods.amplify.images import ImageEncoder, side_by_side
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
-from t2p.methods.bounds import COUNT, POSITIVE, Bound, check_bounds
+from t2p.methods.bounds import COUNT, NUMBER, POSITIVE, Bound, check_bounds
 from t2p.methods.inverse_heads import FLOW, GAUSSIAN, DiffusionActions, FlowActions, GaussianActions, Head
 from t2p.methods.normalise import Limits, empty_statistics
 from t2p.methods.rows import counted_rows, row_mean
@@ -36,6 +36,7 @@ BOUNDS = {
     **dynamics.BOUNDS,
     **dict.fromkeys((f"model.inverse.{name}" for name in ("depth", "heads", "actions", "action_dim")), COUNT),
     "model.inverse.dropout": Bound(0, most=255 / 256),
+    "model.policy.steps": NUMBER,
 }
 
 
@@ -68,8 +69,9 @@ def configure(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.codes = ml_collections.ConfigDict({"source": "predicted", "dropout": True})
     # Actions and state as they are (LIBERO), or brought to [-1, 1] by the training data's limits.
     config.model.scale = "none"
-    # How it acts: what its actions mean; with a temporal ensemble of chunks, whose weights fall by exp(-decay).
-    acts = {"action": "osc_delta", "ensemble": True, "decay": 0.01}
+    # How it acts: what its actions mean; with a temporal ensemble of chunks, whose weights fall by exp(-decay); after
+    # how many policy steps an episode is over (0: the task's limit).
+    acts = {"action": "osc_delta", "ensemble": True, "decay": 0.01, "steps": 0}
     config.model.policy = ml_collections.ConfigDict(acts)
     config.loss = ml_collections.ConfigDict({"mask_padding": False})
     state = {"proprio": ("joint_states", "gripper_states"), "proprio_widths": (7, 2)}

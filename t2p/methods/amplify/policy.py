@@ -19,11 +19,13 @@ from t2p.types import ActionKind, Array, Observation, Observe
 @dataclass(frozen=True)
 class AmplifyPolicy:
     """decay: of the temporal ensemble (see t2p.methods.ensemble), above 0: older chunks weigh more. None: the first
-    action of each new chunk is taken. state: the chunks that were planned lately, one environment a row."""
+    action of each new chunk is taken. limit: policy steps of an episode, None: the task's. state: the chunks that were
+    planned lately, one environment a row."""
 
     stage: InverseDynamicsStage
     action: ActionKind
     decay: float | None = 0.01
+    limit: int | None = None
 
     @property
     def observe(self) -> Observe:
@@ -31,7 +33,7 @@ class AmplifyPolicy:
 
     @property
     def steps(self) -> int | None:
-        return None
+        return self.limit
 
     @property
     def text(self) -> bool:
@@ -53,4 +55,4 @@ class AmplifyPolicy:
 def make_policy(stage: Any, settings: Mapping[str, Any]) -> AmplifyPolicy:
     """settings: config.model.policy."""
     decay = settings["decay"] if settings["ensemble"] else None
-    return AmplifyPolicy(stage, settings["action"], decay)
+    return AmplifyPolicy(stage, settings["action"], decay, settings["steps"] or None)

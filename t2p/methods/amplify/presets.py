@@ -35,7 +35,7 @@ def short_run(config: ml_collections.ConfigDict, steps: int, learning_rate: floa
 
 def small_window(config: ml_collections.ConfigDict) -> None:
     """Two cameras of our own tasks, 10 x 10 points each."""
-    config.window.update({"views": VIEWS, "track_set": "dis/amplify", "points": 100})
+    config.window.update({"views": VIEWS, "track_set": "simulator/amplify", "points": 100})
 
 
 def debug(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
