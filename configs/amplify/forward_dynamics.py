@@ -72,8 +72,8 @@ def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.text.update({"encoder": "hashed", "width": 64})
     c.data.sources.videos = source_config()
     c.data.validation.held_out = source_config()
-    short_run(c, steps=1000, learning_rate=1e-3, batches=8)
-    c.departures = ("width 128, 3 layers, a small image encoder trained from scratch at 96 x 96, hashed sentences",)
+    short_run(c, steps=600, learning_rate=1e-3, batches=8)
+    c.departures = ("width 128, 3 layers, a small image encoder trained from scratch at 64 x 64, hashed sentences",)
     return c
 
 

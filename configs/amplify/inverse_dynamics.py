@@ -82,11 +82,11 @@ def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.text.update({"encoder": "hashed", "width": 64})
     c.data.sources.demos = source_config()
     c.data.validation.held_out = source_config()
-    short_run(c, steps=1500, learning_rate=5e-4, batches=4)
+    short_run(c, steps=600, learning_rate=5e-4, batches=4)
     c.checkpoint.best = "val/l1"
     c.departures = (
         "width 128, 2 layers, chunks of 8 setpoints",
-        "an image encoder of its own, trained from scratch at 96 x 96",
+        "an image encoder of its own, trained from scratch at 64 x 64",
         "actions and state scaled to [-1, 1] by the demonstrations' limits",
         "forward dynamics' dropout is off",
     )

@@ -12,7 +12,7 @@ CPU_TOKENIZER = {"dim": 128, "heads": 4, "mlp": 64, "codebook": 512, "dropout": 
 CPU_DYNAMICS = {"depth": 3, "heads": 4, "dropout": 0.1, "classes": "codes"}
 CPU_INVERSE = {"depth": 2, "heads": 4, "dropout": 0.1, "actions": 8, "action_dim": 10}
 # No published weights are at hand: a small network with group norm, trained with the stage.
-CPU_IMAGES = {"widths": (16, 32, 64, 64), "stem": 16, "norm": "group", "size": (96, 96), "trained": True}
+CPU_IMAGES = {"widths": (16, 32, 64, 64), "stem": 16, "norm": "group", "size": (64, 64), "trained": True}
 
 
 def libero(
@@ -25,12 +25,14 @@ def libero(
     config.eval.every = config.checkpoint.every = every
 
 
-def short_run(config: ml_collections.ConfigDict, steps: int, learning_rate: float, batches: int) -> None:
+def short_run(
+    config: ml_collections.ConfigDict, steps: int, learning_rate: float, batches: int, batch_size: int = 16
+) -> None:
     """Minutes on a few CPU cores. batches: of each evaluation."""
-    config.batch_size, config.steps = 16, steps
+    config.batch_size, config.steps = batch_size, steps
     config.optimizer.update({"learning_rate": learning_rate, "schedule": "cosine", "warmup_steps": 50})
-    config.eval.update({"every": steps // 4, "batches": batches})
-    config.checkpoint.every = steps // 4
+    config.eval.update({"every": steps // 2, "batches": batches})
+    config.checkpoint.every = steps // 2
 
 
 def small_window(config: ml_collections.ConfigDict) -> None:
