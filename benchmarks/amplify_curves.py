@@ -185,8 +185,8 @@ def rows(question: str, seed: int) -> list[tuple[str, Policy]]:
     """(what a table calls it, the policy)."""
     own, alone = ("xarm7", 100), "inverse only"
     if question == "demonstrations":
-        with_motion = [(f"{n}, motion of 100 videos", Policy(seed, n, own)) for n in DEMONSTRATIONS]
-        return with_motion + [(f"{n}, {alone}", Policy(seed, n, None)) for n in DEMONSTRATIONS]
+        kinds = ((alone, None), ("motion of 100 videos", own))
+        return [(f"{n}, {kind}", Policy(seed, n, motion)) for n in DEMONSTRATIONS for kind, motion in kinds]
     if question == "videos":
         return [(f"{n} videos", Policy(seed, 2, ("xarm7", n))) for n in VIDEOS]
     others = [(f"100 videos of the {name}", Policy(seed, 2, (name, 100))) for name in OTHERS]
