@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -11,32 +13,37 @@ from ml_collections import config_flags
 
 from t2p.io import UserError
 from t2p.train.bounds import check_values
-from t2p.train.defaults import check_keys, flat_keys, nearest
+from t2p.train.defaults import check_keys, flat_keys, nearest, source_config
 
 PREFIX = "--config."
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """spec: FILE.py or FILE.py:variant, whose get_config(variant) gives the config. overrides: "--config.key=value"
-    (or "--config.key", "value"), typed like the value that they replace. Returns the locked config.
+    (or "--config.key", "value"), typed like the value that they replace; a path at a new name among data.sources or
+    data.validation adds a source. Returns the locked config.
 
     Raises UserError for a missing file, an unknown key (naming the nearest one), a value of another type or out of
     bounds."""
     if not Path(spec.partition(":")[0]).is_file():
         raise UserError(f"no config file {spec.partition(':')[0]}; expected FILE.py or FILE.py:variant")
-    config = _parse(spec, ())
+    config = _parse(spec, config_flags.DEFINE_config_file, spec)
     check_keys(config)
+    _add_sources(config, overrides)
     _check_overrides(config, overrides)
-    config = _parse(spec, overrides) if overrides else config
+    config = _parse(spec, config_flags.DEFINE_config_dict, config, overrides)
     check_values(config)
     return config
 
 
-def _parse(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
-    """Uses flags of its own, so that the process's are neither read nor changed."""
-    values, arguments = flags.FlagValues(), ["t2p", f"--config={spec}", *overrides]
-    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values, sys_argv=arguments)
+def _parse(
+    spec: str, define: Callable[..., Any], start: Any, overrides: Sequence[str] = ()
+) -> ml_collections.ConfigDict:
+    """Uses flags of its own, so that the process's are neither read nor changed. define: of ml_collections, for the
+    `start` that it takes."""
+    values, arguments = flags.FlagValues(), ["t2p", *overrides]
     try:
+        define("config", start, lock_config=True, flag_values=values, sys_argv=arguments)
         values(arguments)
         config = values["config"].value
     except (flags.Error, UserError, TypeError, KeyError) as e:
@@ -47,6 +54,15 @@ def _parse(spec: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"config {spec}: get_config gave {type(config).__name__}; expected a ConfigDict")
     return config
+
+
+def _add_sources(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+    """Makes room for the sources that only the overrides name."""
+    for argument in overrides:
+        found = re.match(rf"{re.escape(PREFIX)}data\.(sources|validation)\.([^.=]+)\.path(=|$)", argument)
+        if found and found[2] not in config.data[found[1]]:
+            with config.unlocked():
+                config.data[found[1]][found[2]] = source_config()
 
 
 def _own_error(error: BaseException) -> UserError | None:

@@ -57,7 +57,8 @@ def base_config() -> ml_collections.ConfigDict:
     c.text = ml_collections.ConfigDict({"encoder": "hashed", "path": "", "width": 768})
 
     c.data = ml_collections.ConfigDict()
-    c.data.sources = ml_collections.ConfigDict()  # name -> source_config()
+    # name -> source_config(); a new name's path on the command line adds one.
+    c.data.sources = ml_collections.ConfigDict()
     c.data.validation = ml_collections.ConfigDict()
     c.data.workers = 0  # loader processes; 0: a thread of this one
     c.data.skip_damaged = False

@@ -64,6 +64,20 @@ def test_unknown_keys_name_the_nearest(config_file, argument, message, capsys):
     assert capsys.readouterr().err == f"t2p train: {message}\n"
 
 
+def test_a_path_at_a_new_name_adds_a_source(config_file):
+    more = "--config.data.sources.more"
+    config = load_config(
+        config_file, [f"{more}.path=elsewhere", f"{more}.fraction=0.5", "--config.data.validation.b.path=c"]
+    )
+    assert (config.data.sources.more.path, config.data.sources.more.fraction) == ("elsewhere", 0.5)
+    assert config.data.validation.b.path == "c" and config.is_locked
+    assert set(load_config(config_file).data.sources) == set(config.data.sources) - {"more"}
+    with pytest.raises(UserError, match="did you mean config.data.sources.more.fraction"):
+        load_config(config_file, [f"{more}.path=elsewhere", f"{more}.fractoin=0.5"])
+    with pytest.raises(UserError, match="unknown key config.data.sources.more.fraction"):
+        load_config(config_file, [f"{more}.fraction=0.5"])
+
+
 @pytest.mark.parametrize(
     ("setting", "bound"),
     [
