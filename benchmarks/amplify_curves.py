@@ -107,7 +107,7 @@ class Bench:
         self.once(
             f"import_{name}", "data", "import", "--source", "setpoints", "--input", raw, "--out", made, *setpoints
         )
-        follow = ("--tracker", "simulator", "--renderer", "rays", "--layout", "amplify", "--side", "10")
+        follow = ("--tracker", "simulator", "--renderer", "rays", "--layout", "amplify", "--side", "6")
         self.once(f"follow_{name}", "annotate", "--input", made, "--out", made, *follow)
         return made
 

@@ -54,10 +54,11 @@ def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     small_window(c)
     c.model.update(CPU_TOKENIZER)
+    c.loss.weights = (0.5, 0.5)
     c.data.sources.videos = source_config()
     c.data.validation.held_out = source_config()
-    short_run(c, steps=500, learning_rate=1e-3, batches=8, batch_size=8)
-    c.departures = ("width 128, 100 points a view, 512 codes",)
+    short_run(c, steps=800, learning_rate=3e-3, batches=8)
+    c.departures = ("width 128, 36 points a view, 512 codes, views of equal weight, velocities in pixels",)
     return c
 
 

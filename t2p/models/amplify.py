@@ -51,6 +51,7 @@ class MotionTokenizer(nn.Module):
     images: bool = False  # the encoder looks at the first picture, too (an ablation of both)
     queries: str = "steps"  # of the decoder: steps (released), or points that cross-attend the codes (paper, Sec. 2.2)
     classify: bool = True  # motion classes; else velocities, for the squared error (paper, Appendix E)
+    input_scale: float = 1.0  # the encoder sees velocities times this (released: as they are, a pixel is 1/64)
     dropout: float = 0.1
     dtype: Dtype = jnp.float32
     implementation: str = "matmul"
@@ -111,7 +112,7 @@ class MotionTokenizer(nn.Module):
             x = velocities.reshape(b, v * t, n * 2)
         else:
             x = velocities.swapaxes(1, 2).reshape(b, t, v * n * 2)
-        z = self._encode(self.input(x), images, train)
+        z = self._encode(self.input(x * self.input_scale), images, train)
         embeddings, codes, aux = self.fsq(z)
         return embeddings, codes, {"encoded": z.astype(jnp.float32), **aux}
 

@@ -7,8 +7,9 @@ import ml_collections
 VIEWS = ("front", "wrist")
 # The paper's tokenizer where it differs from the released code's (section 2.2, Appendix E).
 PAPER_TOKENIZER = {"latents": 16, "queries": "points"}
-# A narrower tokenizer with fewer codes.
-CPU_TOKENIZER = {"dim": 128, "heads": 4, "mlp": 64, "codebook": 512, "dropout": 0.0}
+# A narrower tokenizer with fewer codes, which sees pixels: with velocities as they are (a pixel is 1/64) all codes are
+# one for thousands of steps.
+CPU_TOKENIZER = {"dim": 128, "heads": 4, "mlp": 64, "codebook": 512, "dropout": 0.0, "input_scale": 64.0}
 CPU_DYNAMICS = {"depth": 3, "heads": 4, "dropout": 0.1, "classes": "codes"}
 CPU_INVERSE = {"depth": 2, "heads": 4, "dropout": 0.1, "actions": 8, "action_dim": 10}
 # No published weights are at hand: a small network with group norm, trained with the stage.
@@ -25,19 +26,17 @@ def libero(
     config.eval.every = config.checkpoint.every = every
 
 
-def short_run(
-    config: ml_collections.ConfigDict, steps: int, learning_rate: float, batches: int, batch_size: int = 16
-) -> None:
+def short_run(config: ml_collections.ConfigDict, steps: int, learning_rate: float, batches: int) -> None:
     """Minutes on a few CPU cores. batches: of each evaluation."""
-    config.batch_size, config.steps = batch_size, steps
+    config.batch_size, config.steps = 16, steps
     config.optimizer.update({"learning_rate": learning_rate, "schedule": "cosine", "warmup_steps": 50})
     config.eval.update({"every": steps // 2, "batches": batches})
     config.checkpoint.every = steps // 2
 
 
 def small_window(config: ml_collections.ConfigDict) -> None:
-    """Two cameras of our own tasks, 10 x 10 points each."""
-    config.window.update({"views": VIEWS, "track_set": "simulator/amplify", "points": 100})
+    """Two cameras of our own tasks, 6 x 6 points each."""
+    config.window.update({"views": VIEWS, "track_set": "simulator/amplify", "points": 36})
 
 
 def debug(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

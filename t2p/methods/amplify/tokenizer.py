@@ -24,7 +24,7 @@ from t2p.methods.amplify.motion import (
 )
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
-from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
+from t2p.methods.bounds import COUNT, NUMBER, POSITIVE, Bound, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.metrics.tracks import amplify_measures, normalized_codebook_perplexity
 from t2p.models.amplify import DECODERS, MASKS, MotionTokenizer
@@ -37,6 +37,7 @@ MEASURES = ("mse", "normalized_accuracy", "delta_auc")  # of the paper's Table 2
 NET_BOUNDS = {
     **dict.fromkeys(("dim", "depth", "heads", "mlp"), COUNT),
     "latents": NUMBER,
+    "input_scale": POSITIVE,
     "dropout": Bound(0, most=255 / 256),  # t2p.models.layers.dropout draws to one part in 256
 }
 BOUNDS = {**{f"model.{name}": bound for name, bound in NET_BOUNDS.items()}, **inputs.BOUNDS}
@@ -56,6 +57,7 @@ def net_settings() -> dict[str, Any]:
         "queries": "steps",  # of the decoder (released); paper, section 2.2: points
         "output": "classes",  # or velocities, with the squared error (paper, Appendix E)
         "per_view": False,
+        "input_scale": 1.0,  # velocities as they are; 64 is pixels of a 128 x 128 picture, which short runs need
         "dropout": 0.1,
     }
 
@@ -91,7 +93,10 @@ def make_net(
         steps=window.steps - 1,
         window=_window(s.window),
         levels=levels_of(s.codebook),
-        **{name: s[name] for name in ("dim", "depth", "heads", "mlp", "mask", "latents", "queries", "per_view")},
+        **{
+            name: s[name]
+            for name in ("dim", "depth", "heads", "mlp", "mask", "latents", "queries", "per_view", "input_scale")
+        },
         classify=s.output == "classes",
         dropout=s.dropout,
         dtype=jnp.dtype(config.dtype),
