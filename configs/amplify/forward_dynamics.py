@@ -17,6 +17,9 @@ released  one GPU (release)          not run   the same
 codebook, and gradients of four parts summed before they are clipped at 1, which is clipping their mean at a quarter.
 `paper` has a class for each code and clips the mean at 1. `cpu` has no published weights: its small image encoder is
 trained with the network, and sentences are hashed.
+
+Augmentation is off, as in the release; --config.data.augment.probability=1 switches on what the release has for this
+stage alone: colours within 0.3 and, for half of the examples, a blur.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from t2p.methods.amplify.presets import (
     CPU_IMAGES,
     CPU_TOKENIZER,
     PAPER_TOKENIZER,
+    RELEASED_AUGMENT,
     debug,
     libero,
     short_run,
@@ -45,6 +49,7 @@ def get_config(variant: str = "released") -> ml_collections.ConfigDict:
     if variant not in VARIANTS:
         raise UserError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
     c = dynamics.configure(base_config())
+    c.data.augment.update(RELEASED_AUGMENT)
     return {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released}[variant](c)
 
 

@@ -62,7 +62,14 @@ def base_config() -> ml_collections.ConfigDict:
     c.data.workers = 0  # loader processes; 0: a thread of this one
     c.data.skip_damaged = False
     c.data.augment = ml_collections.ConfigDict(
-        {"probability": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "shift": 0}
+        {
+            "probability": 0.0,  # of augmenting an example at all
+            **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0),
+            "blur": 0.0,  # probability of it in an augmented example
+            "blur_sizes": (3, 5, 7),  # pixels
+            "blur_sigma": (0.1, 2.0),  # pixels, least and greatest
+            "shift": 0,  # pixels
+        }
     )
 
     c.eval = ml_collections.ConfigDict({"every": 500, "batches": 0})  # 0 batches: the whole validation split
