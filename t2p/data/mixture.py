@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,7 @@ def _open(name: str, config: Mapping[str, Any], window: WindowSpec) -> Component
     dataset = open_dataset(name, config)
     episodes = select_episodes(name, dataset.infos, tuple(config["tasks"]), config["fraction"])
     infos = [dataset.infos[n] for n in episodes]
+    window = _with_horizon(name, config.get("horizon", 0), window)
     track_set = config["tracks"] or window.track_set or ""
     fields = _fields(name, config["fields"], window)
     if not config["weight"] > 0:
@@ -126,6 +127,18 @@ def _open(name: str, config: Mapping[str, Any], window: WindowSpec) -> Component
     cutter = Cutter(dataset, window, track_set, fields)
     shapes, space = _shapes(name, cutter, episodes, views)
     return Component(name, float(config["weight"]), dataset, rows, cutter, shapes, space, zlib.crc32(name.encode()))
+
+
+def _with_horizon(name: str, frames: int, window: WindowSpec) -> WindowSpec:
+    """The window with `frames` frames of tracks, resampled to the steps that it had: what moves faster or slower than
+    the other sources. 0: as it is."""
+    if not frames or window.tracks is None:
+        return window
+    steps = window.track_steps or len(window.tracks.offsets)
+    if frames < 2:
+        raise UserError(f"source {name!r}: horizon is {frames}; expected at least 2 frames, or 0 for the stage's own")
+    resampled = None if frames == steps else steps
+    return replace(window, tracks=replace(window.tracks, offsets=tuple(range(frames))), track_steps=resampled)
 
 
 def _fields(name: str, only: Sequence[str], window: WindowSpec) -> tuple[str, ...]:

@@ -84,7 +84,8 @@ def base_config() -> ml_collections.ConfigDict:
 def source_config(
     path: str = "", split: str = "train", tracks: str = "", weight: float = 1.0
 ) -> ml_collections.ConfigDict:
-    """One source of a mixture. `tasks` and `fields` keep only those named; `fraction` the first part of each task."""
+    """One source of a mixture. `tasks` and `fields` keep only those named; `fraction` the first part of each task.
+    horizon: frames of its windows of tracks, resampled to as many as the stage has; 0: the stage's own."""
     return ml_collections.ConfigDict(
         {
             "path": path,
@@ -92,6 +93,7 @@ def source_config(
             "tracks": tracks,
             "weight": weight,
             "fraction": 1.0,
+            "horizon": 0,
             "tasks": (),
             "fields": (),
         }
