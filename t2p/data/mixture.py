@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from t2p.data.features import FeatureSet
 from t2p.data.store import DamagedRecord, Dataset
 from t2p.data.windows import FIELDS, Cutter, Rows, check_window, extent, wanted
 from t2p.io import UserError
@@ -124,7 +125,8 @@ def _open(name: str, config: Mapping[str, Any], window: WindowSpec) -> Component
     rows = Rows(episodes, [i.length for i in infos], examples, extent(window), window.whole)
     if not len(rows):
         raise UserError(f"source {name!r} ({config['path']}, split {config['split']!r}) has no frames")
-    cutter = Cutter(dataset, window, track_set, fields)
+    features = _features(name, dataset, window, views) if "features" in fields else None
+    cutter = Cutter(dataset, window, track_set, fields, features)
     shapes, space = _shapes(name, cutter, episodes, views)
     return Component(name, float(config["weight"]), dataset, rows, cutter, shapes, space, zlib.crc32(name.encode()))
 
@@ -144,7 +146,27 @@ def _with_horizon(name: str, frames: int, window: WindowSpec) -> WindowSpec:
 def _fields(name: str, only: Sequence[str], window: WindowSpec) -> tuple[str, ...]:
     if unknown := sorted(set(only) - set(FIELDS)):
         raise UserError(f"source {name!r}: unknown fields {unknown}; expected some of {FIELDS}")
-    return tuple(f for f in wanted(window) if not only or f in only)
+    kept = {*only, "features"} if "images" in only else {*only}  # they stand for the pictures
+    return tuple(f for f in wanted(window) if not only or f in kept)
+
+
+def _features(name: str, dataset: Any, window: WindowSpec, views: Sequence[tuple[str, ...]]) -> FeatureSet:
+    """The dataset's features that the window asks for; UserError where they are not there as it needs them."""
+    assert window.feature_set is not None
+    try:
+        found = FeatureSet(dataset, window.feature_set)
+    except UserError as e:
+        raise UserError(f"source {name!r}: {e}") from e
+    if missing := sorted({view for shown in views for view in shown} - set(found.made.views)):
+        raise UserError(
+            f"source {name!r}: the features {found.name!r} are of the views {list(found.made.views)}, without {missing}"
+        )
+    if window.feature_shape not in (None, found.made.shape):
+        raise UserError(
+            f"source {name!r}: the features {found.name!r} are {found.made.shape} (tokens, numbers) a picture, and the "
+            f"stage's encoder gives {window.feature_shape}: they are of another encoder or another size of pictures"
+        )
+    return found
 
 
 def _views(name: str, info: Any, window: WindowSpec) -> tuple[str, ...]:
@@ -193,6 +215,9 @@ def _picture_shapes(cutter: Cutter, info: Any, views: Sequence[str]) -> Iterator
         shown, size = ANY_VIEW if w.one_view else view, tuple(info.views[view])
         if w.images and "images" in cutter.fields:
             yield ("images", shown), ((len(w.images.offsets), *size, 3), np.uint8)
+        if w.features and cutter.features is not None:
+            found = cutter.features
+            yield ("features", shown), ((len(w.features.offsets), *found.made.shape), found.dtype.type)
         if w.goal and "goal" in cutter.fields:
             yield ("goal", shown), ((*size, 3), np.uint8)
 
@@ -249,6 +274,11 @@ def _add(shapes: Shapes, name: str, path: Path, found: Shape) -> None:
         raise UserError(
             f"source {name!r}: {'/'.join(path)} of shape {found[0]} beside {known[0]}; one batch needs one shape "
             "(pictures: write the dataset with one size; tracks: set num_points)"
+        )
+    if known[1] is not found[1]:
+        raise UserError(
+            f"source {name!r}: {'/'.join(path)} in {np.dtype(found[1])} beside {np.dtype(known[1])}; one batch needs "
+            "one dtype (t2p cache-features --dtype)"
         )
 
 

@@ -61,6 +61,7 @@ def base_config() -> ml_collections.ConfigDict:
     c.data.validation = ml_collections.ConfigDict()
     c.data.workers = 0  # loader processes; 0: a thread of this one
     c.data.skip_damaged = False
+    c.data.features = ""  # name of cached features that are read instead of pictures: t2p cache-features
     c.data.augment = ml_collections.ConfigDict(
         {
             "probability": 0.0,  # of augmenting an example at all

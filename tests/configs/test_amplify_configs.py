@@ -84,7 +84,7 @@ def test_a_mixture_goes_with_every_variant_and_its_paths_are_settings():
 @pytest.mark.parametrize("wrong", ["released,few_shot_5", "released,", "released,few_shot_4,zero_shot"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_unknown_mixture_is_told_with_those_that_there_are(stage, wrong):
-    with pytest.raises(UserError, match=r"unknown data mixture .* expected one of in_distribution, few_shot_4, .*zero_"):
+    with pytest.raises(UserError, match=r"unknown data mixture .* expected one of in_distribution, few_shot_4.*zero_"):
         load_config(f"{CONFIGS}/{stage}.py:{wrong}")
     with pytest.raises(UserError, match="unknown variant 'few_shot_4'; expected one of debug, cpu"):
         load_config(f"{CONFIGS}/{stage}.py:few_shot_4")
