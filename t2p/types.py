@@ -113,7 +113,8 @@ class Cloud:
 class Batch:
     """What a Stage sees. Any field may be absent (None or empty).
 
-    images: {view: uint8 [B, To, H, W, 3]}; depth: {view: float32 [B, To, H, W], metres}; cloud: of the first frame,
+    images: {view: uint8 [B, To, H, W, 3]}; features: {view: [B, To, P, C]}, a frozen encoder's tokens that were read in
+    place of the pictures; depth: {view: float32 [B, To, H, W], metres}; cloud: of the first frame,
     in the first view's camera; goal: {view: uint8 [B, H, W, 3]}; tracks: {set name: {view: Tracks
     [B, T, N, D]}}; text: [B, E] float32; proprio: {name: [B, To, d]}; actions: [B, Ha, A] with action_valid
     [B, Ha] bool; cameras: {view: (K [B, 3, 3], T_base_cam [B, 4, 4])}; has: {field: bool [B]}, False where a
@@ -122,6 +123,7 @@ class Batch:
     """
 
     images: Mapping[str, Array] = field(default_factory=dict)
+    features: Mapping[str, Array] = field(default_factory=dict)
     depth: Mapping[str, Array] = field(default_factory=dict)
     cloud: Cloud | None = None
     goal: Mapping[str, Array] = field(default_factory=dict)
@@ -159,20 +161,23 @@ class WindowSpec:
     """What a Stage wants of every example; the pipeline cuts it from episodes.
 
     Windows start at every real frame of an episode; with `whole` there is one per episode, at its first frame.
-    one_view: each (episode, start, view) is an example of its own and the batch carries it as ANY_VIEW. track_set: the
-    set's name. num_points: so many tracks are drawn uniformly among those visible at the window's start (None: all, in
-    stored order), with replacement or, where there are enough, without. track_steps: resample the window's tracks in
-    time to so many steps (None: as they are), by track_method. cameras: the views' intrinsics and poses.
+    one_view: each (episode, start, view) is an example of its own and the batch carries it as ANY_VIEW. track_set,
+    feature_set: the names of what `tracks` and `features` take. num_points: so many tracks are drawn uniformly among
+    those visible at the window's start (None: all, in stored order), with replacement or, where there are enough,
+    without. track_steps: resample the window's tracks in time to so many steps (None: as they are), by track_method.
+    cameras: the views' intrinsics and poses.
 
     What of the data's shapes the stage counts on, so that a batch can be told without data: image_size: (H, W) of the
-    pictures; points: in the track set, where all are taken; space: of the tracks; widths: {column: numbers}, "actions"
-    and "proprio/<name>".
+    pictures; points: in the track set, where all are taken; feature_shape: (P, C) of a frame's features; space: of the
+    tracks; widths: {column: numbers}, "actions" and "proprio/<name>".
     """
 
     views: tuple[str, ...]
     one_view: bool = False
     whole: bool = False
     images: FieldWindow | None = None
+    features: FieldWindow | None = None
+    feature_set: str | None = None
     goal: FieldWindow | None = None
     track_set: str | None = None
     tracks: FieldWindow | None = None
@@ -187,6 +192,7 @@ class WindowSpec:
     cameras: bool = False
     image_size: tuple[int, int] | None = None
     points: int | None = None
+    feature_shape: tuple[int, int] | None = None
     space: Space = "image"
     widths: Mapping[str, int] = field(default_factory=dict)
 

@@ -17,19 +17,25 @@ released  one GPU (release)          not run   the same
 codebook, and gradients of four parts summed before they are clipped at 1, which is clipping their mean at a quarter.
 `paper` has a class for each code and clips the mean at 1. `cpu` has no published weights: its small image encoder is
 trained with the network, and sentences are hashed.
+
+Augmentation is off, as in the release; --config.data.augment.probability=1 switches on what the release has for this
+stage alone: colours within 0.3 and, for half of the examples, a blur.
+
+Data mixtures of the paper's Table 1 stand behind the variant: `cpu,cross_embodiment` adds
+--config.data.sources.human.path=HUMAN, videos of people (t2p/methods/amplify/mixtures.py; docs/amplify.md).
 """
 
 from __future__ import annotations
 
 import ml_collections
 
-from t2p.io import UserError
-from t2p.methods.amplify import dynamics
+from t2p.methods.amplify import dynamics, mixtures
 from t2p.methods.amplify.presets import (
     CPU_DYNAMICS,
     CPU_IMAGES,
     CPU_TOKENIZER,
     PAPER_TOKENIZER,
+    RELEASED_AUGMENT,
     debug,
     libero,
     short_run,
@@ -41,11 +47,12 @@ VARIANTS = ("debug", "cpu", "paper", "released")
 
 
 def get_config(variant: str = "released") -> ml_collections.ConfigDict:
-    """The config of a variant; UserError names the variants for any other."""
-    if variant not in VARIANTS:
-        raise UserError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+    """The config of a variant, perhaps with a data mixture behind a comma; UserError names those that there are."""
+    variant, mixture = mixtures.parse(variant, VARIANTS)
     c = dynamics.configure(base_config())
-    return {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released}[variant](c)
+    c.data.augment.update(RELEASED_AUGMENT)
+    variants = {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released}
+    return mixtures.mix(variants[variant](c), mixture, source_config)
 
 
 def _released(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

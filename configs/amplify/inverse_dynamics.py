@@ -19,14 +19,16 @@ forward dynamics predicts with its dropout on, actions past an episode's end lea
 logarithm of the deviation, sums over the chunk, switches dropout off and leaves padded actions out. `cpu` acts by
 setpoints, 50 an episode, scaled by the demonstrations' limits, in chunks of eight, and trains an image encoder of its
 own.
+
+Data mixtures of the paper's Table 1 stand behind the variant: `released,few_shot_10` learns from the first tenth of
+each task's demonstrations (t2p/methods/amplify/mixtures.py; docs/amplify.md).
 """
 
 from __future__ import annotations
 
 import ml_collections
 
-from t2p.io import UserError
-from t2p.methods.amplify import inverse
+from t2p.methods.amplify import inverse, mixtures
 from t2p.methods.amplify.presets import (
     CPU_DYNAMICS,
     CPU_IMAGES,
@@ -44,12 +46,11 @@ VARIANTS = ("debug", "cpu", "cpu_alone", "paper", "released")
 
 
 def get_config(variant: str = "released") -> ml_collections.ConfigDict:
-    """The config of a variant; UserError names the variants for any other."""
-    if variant not in VARIANTS:
-        raise UserError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+    """The config of a variant, perhaps with a data mixture behind a comma; UserError names those that there are."""
+    variant, mixture = mixtures.parse(variant, VARIANTS)
     c = inverse.configure(base_config())
     variants = {"debug": _debug, "cpu": _cpu, "cpu_alone": _cpu_alone, "paper": _paper, "released": _released}
-    return variants[variant](c)
+    return mixtures.mix(variants[variant](c), mixture, source_config)
 
 
 def _released(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

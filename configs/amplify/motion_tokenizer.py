@@ -16,14 +16,16 @@ released  one GPU (release)          not run   none published for LIBERO's token
 `released` has the released code's values, `paper` the paper's where the two differ: 16 codes for 15 steps, a decoder
 whose queries are the points, steps past an episode's end not learned. Epochs are counted in optimiser steps for LIBERO
 as the paper's Appendix has them (50 k).
+
+Data mixtures of the paper's Table 1 stand behind the variant, the same for all three stages: `released,zero_shot`
+(t2p/methods/amplify/mixtures.py; docs/amplify.md has the commands).
 """
 
 from __future__ import annotations
 
 import ml_collections
 
-from t2p.io import UserError
-from t2p.methods.amplify import tokenizer
+from t2p.methods.amplify import mixtures, tokenizer
 from t2p.methods.amplify.presets import CPU_TOKENIZER, PAPER_TOKENIZER, debug, libero, short_run, small_window
 from t2p.train.defaults import base_config, source_config
 
@@ -31,11 +33,11 @@ VARIANTS = ("debug", "cpu", "paper", "released")
 
 
 def get_config(variant: str = "released") -> ml_collections.ConfigDict:
-    """The config of a variant; UserError names the variants for any other."""
-    if variant not in VARIANTS:
-        raise UserError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
+    """The config of a variant, perhaps with a data mixture behind a comma; UserError names those that there are."""
+    variant, mixture = mixtures.parse(variant, VARIANTS)
     c = tokenizer.configure(base_config())
-    return {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released}[variant](c)
+    variants = {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released}
+    return mixtures.mix(variants[variant](c), mixture, source_config)
 
 
 def _released(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

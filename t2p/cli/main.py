@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from t2p import __version__
 from t2p.io import UserError
@@ -14,6 +15,7 @@ COMMANDS = {
     "annotate": "track the points of videos and write episodes with track sets",
     "data": "make, check, show and import datasets",
     "collect": "scripted episodes from the simulator as a dataset",
+    "cache-features": "encode a dataset's pictures once, for training on a frozen encoder",
     "train": "train a stage from a config",
     "inspect": "parameters, sharding, memory and FLOPs of a config, before anything runs",
     "eval": "measure a checkpoint on held-out data and write a report",
@@ -26,8 +28,13 @@ COMMANDS = {
 }
 
 
+def module_of(command: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"t2p.cli.{command.replace('-', '_')}")
+
+
 def _help() -> str:
-    rows = "\n".join(f"  {name:10s} {what}" for name, what in COMMANDS.items())
+    rows = "\n".join(f"  {name:14s} {what}" for name, what in COMMANDS.items())
     return f"t2p {__version__}: tracks to policy\n\nusage: t2p COMMAND [options]   (t2p COMMAND --help)\n\n{rows}\n"
 
 
@@ -43,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] not in COMMANDS:
         print(f"t2p: unknown command {args[0]!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"t2p.cli.{args[0]}")
+    module = module_of(args[0])
     parser = argparse.ArgumentParser(prog=f"t2p {args[0]}", description=COMMANDS[args[0]], allow_abbrev=False)
     module.add_arguments(parser)
     known, rest = parser.parse_known_args(args[1:])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Iterator
 
-from t2p.cli.main import COMMANDS
+from t2p.cli.main import COMMANDS, module_of
 
 HEAD = """# Commands
 
@@ -25,6 +24,10 @@ EXAMPLES = {
         "t2p data show data/mine --out mine.png",
     ),
     "collect": ("t2p collect tabletop/block_stack --episodes 20 --out demos",),
+    "cache-features": (
+        "t2p cache-features --config configs/amplify/forward_dynamics.py:released --data data/libero "
+        "--config.init_from.images.path=RESNET",
+    ),
     "train": ("t2p train --config configs/threepointr/tracks.py:cpu --workdir runs/tracks",),
     "inspect": ("t2p inspect --config configs/atm/track_transformer.py:paper",),
     "eval": ("t2p eval --checkpoint runs/tracks",),
@@ -44,7 +47,7 @@ def page() -> str:
 
 def _command(name: str) -> Iterator[str]:
     parser = argparse.ArgumentParser(prog=f"t2p {name}", add_help=False)
-    importlib.import_module(f"t2p.cli.{name}").add_arguments(parser)
+    module_of(name).add_arguments(parser)
     yield from (f"## t2p {name}", "", _sentence(COMMANDS[name]), "")
     yield from (*(f"    {line}" for line in EXAMPLES[name]), "")
     yield from _options(parser)

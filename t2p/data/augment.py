@@ -1,12 +1,13 @@
-"""Augmentation of examples: colour jitter and a random shift that moves tracks together with the picture.
+"""Augmentation of examples: colour jitter, blur, and a random shift that moves tracks together with the picture.
 
-ATM trains with both (ATM, "Implementation details": probability 0.9, factors within 0.3, shift of 4 pixels).
+ATM trains with jitter and shift (ATM, "Implementation details": probability 0.9, factors within 0.3, shift of 4
+pixels); AMPLIFY's release has jitter and blur for forward dynamics, both off.
 Images stay uint8; the arithmetic in between is float32 and rounded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ from t2p.io import UserError
 # ITU-R 601 luma as torchvision rounds it, so that contrast and saturation agree with its ColorJitter.
 _LUMA = np.array([[0.2989, 0.587, 0.114]], np.float32)
 
-ColorOp = tuple[str, float]  # ("brightness" | "contrast" | "saturation" | "hue", factor)
+# ("brightness" | "contrast" | "saturation" | "hue", factor) or ("blur", (size, sigma))
+PictureOp = tuple[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class Augment:
     """What is drawn for each example.
 
     probability: of augmenting an example at all. brightness, contrast, saturation: factors are uniform in
-    [max(0, 1 - x), 1 + x]. hue: a turn of the colour circle uniform in [-x, x], x <= 0.5. shift: pixels; the
-    picture moves by whole pixels uniform in -shift .. shift on each axis, edges replicated.
+    [max(0, 1 - x), 1 + x]. hue: a turn of the colour circle uniform in [-x, x], x <= 0.5. blur: the probability, among
+    augmented examples, of a Gaussian blur after the colours, its kernel one of `blur_sizes` pixels wide (odd), its
+    deviation uniform in `blur_sigma` pixels. shift: pixels; the picture moves by whole pixels uniform in -shift ..
+    shift on each axis, edges replicated.
     """
 
     probability: float = 0.0
@@ -34,6 +38,9 @@ class Augment:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    blur: float = 0.0
+    blur_sizes: tuple[int, ...] = (3, 5, 7)
+    blur_sigma: tuple[float, ...] = (0.1, 2.0)
     shift: int = 0
 
     def __post_init__(self) -> None:
@@ -43,10 +50,28 @@ class Augment:
             raise UserError(f"data.augment.hue is {self.hue}; expected a part of the colour circle from 0 to 0.5")
         if min(self.brightness, self.contrast, self.saturation, self.shift) < 0:
             raise UserError(f"data.augment has a negative strength: {self}")
+        self._check_blur()
 
-    def draw_colors(self, rng: np.random.Generator) -> list[ColorOp]:
+    def _check_blur(self) -> None:
+        if not 0 <= self.blur <= 1:
+            raise UserError(f"data.augment.blur is {self.blur}; expected a probability from 0 to 1")
+        sizes, sigma = tuple(self.blur_sizes), tuple(self.blur_sigma)
+        if not sizes or any(size < 1 or size % 2 != 1 for size in sizes):
+            raise UserError(f"data.augment.blur_sizes is {sizes}; expected odd numbers of pixels, such as (3, 5, 7)")
+        if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1]:
+            raise UserError(f"data.augment.blur_sigma is {sigma}; expected (least, greatest) in pixels, above 0")
+
+    def draw_blur(self, rng: np.random.Generator) -> list[PictureOp]:
+        """The blur of one example, or none; nothing is drawn where it is off."""
+        if not self.blur or rng.random() >= self.blur:
+            return []
+        size = self.blur_sizes[rng.integers(len(self.blur_sizes))]
+        least, greatest = self.blur_sigma
+        return [("blur", (size, rng.uniform(least, greatest)))]
+
+    def draw_colors(self, rng: np.random.Generator) -> list[PictureOp]:
         """The operations of one jitter in random order; those of strength 0 are left out."""
-        ops: list[ColorOp] = []
+        ops: list[PictureOp] = []
         for name in ("brightness", "contrast", "saturation"):
             if strength := getattr(self, name):
                 ops.append((name, rng.uniform(max(0.0, 1 - strength), 1 + strength)))
@@ -64,12 +89,12 @@ class Augment:
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Augments an example {"images": {view: [T, H, W, 3]}, "goal": {view: [H, W, 3]}, "tracks": {view: ...}}.
 
-        One colour draw serves all views and frames. Each view has one shift for all its frames, its goal image
-        and its tracks; a view without any picture in the example is not shifted. New arrays are returned.
+        One draw of colours and blur serves all views and frames. Each view has one shift for all its frames, its goal
+        image and its tracks; a view without any picture in the example is not shifted. New arrays are returned.
         """
         if rng.random() >= self.probability:
             return example
-        colors = self.draw_colors(rng)
+        ops = self.draw_colors(rng) + self.draw_blur(rng)
         out = dict(example)
         pictures: dict[str, dict] = {key: dict(example[key]) for key in ("images", "goal") if key in example}
         tracks = dict(example.get("tracks", {}))
@@ -78,7 +103,7 @@ class Augment:
             for views in pictures.values():
                 if view in views:
                     size = views[view].shape[-3:-1]
-                    views[view] = shift_images(jitter(views[view], colors), move)
+                    views[view] = shift_images(jitter(views[view], ops), move)
             if view in tracks and move != (0, 0):
                 tracks[view] = {**tracks[view], "points": shift_points(tracks[view]["points"], move, size)}
         out.update(pictures)
@@ -87,9 +112,10 @@ class Augment:
         return out
 
 
-def jitter(images: np.ndarray, ops: Sequence[ColorOp]) -> np.ndarray:
-    """Applies colour operations in order to uint8 [..., H, W, 3], with the meaning of torchvision's ColorJitter:
-    every operation is clipped to [0, 1], contrast is about each frame's own mean luma."""
+def jitter(images: np.ndarray, ops: Sequence[PictureOp]) -> np.ndarray:
+    """Applies operations in order to uint8 [..., H, W, 3], with the meaning of torchvision's ColorJitter and
+    GaussianBlur: every operation is clipped to [0, 1], contrast is about each frame's own mean luma, a blur mirrors
+    the picture at its edges."""
     if not ops:
         return images
     import cv2
@@ -168,4 +194,17 @@ def _hue(x: np.ndarray, turn: float) -> np.ndarray:
     return _clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 
-_OPERATIONS = {"brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue}
+def _blur(x: np.ndarray, kernel: tuple[int, float]) -> np.ndarray:
+    import cv2
+
+    size, sigma = kernel
+    return cv2.GaussianBlur(x, (size, size), sigma, borderType=cv2.BORDER_REFLECT_101)
+
+
+_OPERATIONS: dict[str, Callable[[np.ndarray, Any], np.ndarray]] = {
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "saturation": _saturation,
+    "hue": _hue,
+    "blur": _blur,
+}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from t2p.data.features import FeatureSet
 from t2p.data.store import DamagedRecord, Dataset
 from t2p.data.windows import FIELDS, Cutter, Rows, check_window, extent, wanted
 from t2p.io import UserError
@@ -112,6 +113,7 @@ def _open(name: str, config: Mapping[str, Any], window: WindowSpec) -> Component
     dataset = open_dataset(name, config)
     episodes = select_episodes(name, dataset.infos, tuple(config["tasks"]), config["fraction"])
     infos = [dataset.infos[n] for n in episodes]
+    window = _with_horizon(name, config.get("horizon", 0), window)
     track_set = config["tracks"] or window.track_set or ""
     fields = _fields(name, config["fields"], window)
     if not config["weight"] > 0:
@@ -123,15 +125,48 @@ def _open(name: str, config: Mapping[str, Any], window: WindowSpec) -> Component
     rows = Rows(episodes, [i.length for i in infos], examples, extent(window), window.whole)
     if not len(rows):
         raise UserError(f"source {name!r} ({config['path']}, split {config['split']!r}) has no frames")
-    cutter = Cutter(dataset, window, track_set, fields)
+    features = _features(name, dataset, window, views) if "features" in fields else None
+    cutter = Cutter(dataset, window, track_set, fields, features)
     shapes, space = _shapes(name, cutter, episodes, views)
     return Component(name, float(config["weight"]), dataset, rows, cutter, shapes, space, zlib.crc32(name.encode()))
+
+
+def _with_horizon(name: str, frames: int, window: WindowSpec) -> WindowSpec:
+    """The window with `frames` frames of tracks, resampled to the steps that it had: what moves faster or slower than
+    the other sources. 0: as it is."""
+    if not frames or window.tracks is None:
+        return window
+    steps = window.track_steps or len(window.tracks.offsets)
+    if frames < 2:
+        raise UserError(f"source {name!r}: horizon is {frames}; expected at least 2 frames, or 0 for the stage's own")
+    resampled = None if frames == steps else steps
+    return replace(window, tracks=replace(window.tracks, offsets=tuple(range(frames))), track_steps=resampled)
 
 
 def _fields(name: str, only: Sequence[str], window: WindowSpec) -> tuple[str, ...]:
     if unknown := sorted(set(only) - set(FIELDS)):
         raise UserError(f"source {name!r}: unknown fields {unknown}; expected some of {FIELDS}")
-    return tuple(f for f in wanted(window) if not only or f in only)
+    kept = {*only, "features"} if "images" in only else {*only}  # they stand for the pictures
+    return tuple(f for f in wanted(window) if not only or f in kept)
+
+
+def _features(name: str, dataset: Any, window: WindowSpec, views: Sequence[tuple[str, ...]]) -> FeatureSet:
+    """The dataset's features that the window asks for; UserError where they are not there as it needs them."""
+    assert window.feature_set is not None
+    try:
+        found = FeatureSet(dataset, window.feature_set)
+    except UserError as e:
+        raise UserError(f"source {name!r}: {e}") from e
+    if missing := sorted({view for shown in views for view in shown} - set(found.made.views)):
+        raise UserError(
+            f"source {name!r}: the features {found.name!r} are of the views {list(found.made.views)}, without {missing}"
+        )
+    if window.feature_shape not in (None, found.made.shape):
+        raise UserError(
+            f"source {name!r}: the features {found.name!r} are {found.made.shape} (tokens, numbers) a picture, and the "
+            f"stage's encoder gives {window.feature_shape}: they are of another encoder or another size of pictures"
+        )
+    return found
 
 
 def _views(name: str, info: Any, window: WindowSpec) -> tuple[str, ...]:
@@ -180,6 +215,9 @@ def _picture_shapes(cutter: Cutter, info: Any, views: Sequence[str]) -> Iterator
         shown, size = ANY_VIEW if w.one_view else view, tuple(info.views[view])
         if w.images and "images" in cutter.fields:
             yield ("images", shown), ((len(w.images.offsets), *size, 3), np.uint8)
+        if w.features and cutter.features is not None:
+            found = cutter.features
+            yield ("features", shown), ((len(w.features.offsets), *found.made.shape), found.dtype.type)
         if w.goal and "goal" in cutter.fields:
             yield ("goal", shown), ((*size, 3), np.uint8)
 
@@ -236,6 +274,11 @@ def _add(shapes: Shapes, name: str, path: Path, found: Shape) -> None:
         raise UserError(
             f"source {name!r}: {'/'.join(path)} of shape {found[0]} beside {known[0]}; one batch needs one shape "
             "(pictures: write the dataset with one size; tracks: set num_points)"
+        )
+    if known[1] is not found[1]:
+        raise UserError(
+            f"source {name!r}: {'/'.join(path)} in {np.dtype(found[1])} beside {np.dtype(known[1])}; one batch needs "
+            "one dtype (t2p cache-features --dtype)"
         )
 
 

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from t2p.data.features import FeatureSet
 from t2p.geometry.resample import Method, resample_time, time_weights
 from t2p.io import UserError
 from t2p.types import ANY_VIEW, Camera, FieldWindow, Padding, WindowSpec
 
 # Fields of an example that a WindowSpec may ask for, as they are named in Batch.has and in a source's `fields`.
-FIELDS = ("images", "goal", "tracks", "text", "actions", "proprio", "cameras")
+FIELDS = ("images", "features", "goal", "tracks", "text", "actions", "proprio", "cameras")
 
 
 class Segment(NamedTuple):
@@ -45,9 +46,13 @@ class Place(NamedTuple):
 
 def wanted(window: WindowSpec) -> tuple[str, ...]:
     """The fields that a window asks for, a subset of FIELDS."""
-    asked = {name: getattr(window, name) is not None for name in ("images", "goal", "tracks", "actions", "proprio")}
+    asked = {name: field is not None for name, field in _timed(window).items()}
     asked |= {"text": window.text, "cameras": window.cameras}
     return tuple(name for name in FIELDS if asked[name])
+
+
+def _timed(window: WindowSpec) -> dict[str, FieldWindow | None]:
+    return {name: getattr(window, name) for name in ("images", "features", "goal", "tracks", "actions", "proprio")}
 
 
 def check_window(window: WindowSpec) -> None:
@@ -56,6 +61,8 @@ def check_window(window: WindowSpec) -> None:
         raise UserError("the window names no view")
     if (window.tracks is None) != (window.track_set is None):
         raise UserError("a window with tracks needs both `tracks` (offsets) and `track_set` (a name)")
+    if (window.features is None) != (window.feature_set is None):
+        raise UserError("a window with features needs both `features` (offsets) and `feature_set` (a name)")
     if window.goal is not None and len(window.goal.offsets) != 1:
         raise UserError(f"a goal is one image; got the offsets {window.goal.offsets}")
     if (window.proprio is None) != (not window.proprio_keys):
@@ -64,7 +71,7 @@ def check_window(window: WindowSpec) -> None:
 
 def extent(window: WindowSpec) -> int:
     """Frames from a window's start to the last one that any field takes, at least 1."""
-    fields = (window.images, window.goal, window.tracks, window.actions, window.proprio)
+    fields = _timed(window).values()
     offsets = [o for f in fields if f is not None for o in f.offsets if not isinstance(o, str)]
     return 1 + max([0, *offsets])
 
@@ -194,18 +201,27 @@ class Cutter:
     """Cuts the fields of a window from the episodes of one dataset.
 
     dataset: as t2p.data.store.Dataset; track_set: the set's name in this dataset; fields: those to read, a
-    subset of FIELDS (text is not cut here).
+    subset of FIELDS (text is not cut here); features: the dataset's, where they are among the fields.
     """
 
-    def __init__(self, dataset: Any, window: WindowSpec, track_set: str | None, fields: Sequence[str]):
+    def __init__(
+        self,
+        dataset: Any,
+        window: WindowSpec,
+        track_set: str | None,
+        fields: Sequence[str],
+        features: FeatureSet | None = None,
+    ):
         self.dataset = dataset
+        self.features = features
         self.window = window
         self.track_set = track_set
         self.fields = frozenset(fields)
 
     def cut(self, row: Row, rng: np.random.Generator) -> dict[str, Any]:
-        """-> {"images": {view: [To, H, W, 3]}, "goal": {view: [H, W, 3]}, "tracks": {view: {points, visible,
-        valid}}, "proprio": {key: [To, d]}, "actions": [Ha, A], "action_valid": [Ha]}, those that there are.
+        """-> {"images": {view: [To, H, W, 3]}, "features": {view: [To, P, C]}, "goal": {view: [H, W, 3]}, "tracks":
+        {view: {points, visible, valid}}, "proprio": {key: [To, d]}, "actions": [Ha, A], "action_valid": [Ha]}, those
+        that there are.
 
         A view's name is ANY_VIEW where the row shows one view. Points are drawn among those visible at the window's
         start (offset 0; without it, the first step inside the episode). Where no view has such a point there is
@@ -216,6 +232,8 @@ class Cutter:
         out: dict[str, Any] = {}
         if w.images and "images" in self.fields:
             out["images"] = {new: self._frames(row, view, w.images) for view, new in names.items()}
+        if w.features and self.features is not None:
+            out["features"] = {new: self._features(row, view, w.features) for view, new in names.items()}
         if w.goal and "goal" in self.fields:
             out["goal"] = {new: self._frames(row, view, w.goal)[0] for view, new in names.items()}
         if w.tracks and "tracks" in self.fields:
@@ -246,6 +264,12 @@ class Cutter:
     def _frames(self, row: Row, view: str, field: FieldWindow) -> np.ndarray:
         where = place(row, field.offsets, self.length)
         return gather(where, field.pad, lambda episode, times: self.dataset.frames(episode, view, times))
+
+    def _features(self, row: Row, view: str, field: FieldWindow) -> np.ndarray:
+        assert self.features is not None
+        found = self.features
+        where = place(row, field.offsets, self.length)
+        return gather(where, field.pad, lambda episode, times: found.read(episode, view, times))
 
     def _column(self, row: Row, name: str, field: FieldWindow) -> np.ndarray:
         where = place(row, field.offsets, self.length)

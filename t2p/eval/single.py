@@ -21,7 +21,9 @@ def image_batch(restored: Restored, picture: np.ndarray, text: np.ndarray | None
     views = (ANY_VIEW,) if window.one_view else window.views
     images, tracks = {}, {}
     for view in views:
-        size = tuple(restored.meta["shapes"]["images"][view][-3:-1])
+        shapes = restored.meta["shapes"].get("images", {})
+        size = tuple(shapes[view][-3:-1]) if shapes else window.image_size  # without: trained on cached features
+        assert size is not None, "a stage whose pictures can be cached says their size"
         images[view] = np.repeat(_resize(picture, size)[None, None], len(window.images.offsets), axis=1)
         place = np.broadcast_to(points.astype(np.float32), (1, steps, *points.shape)).copy()
         queries = np.concatenate([np.zeros((len(points), 1), np.float32), points.astype(np.float32)], axis=1)[None]

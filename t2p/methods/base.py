@@ -44,6 +44,34 @@ class Stage(Protocol):
         ...
 
 
+class Encoder(Protocol):
+    """An image encoder. Where a stage does not train it (`stage.encoder`, its variables in variables["frozen"][name]),
+    its tokens may be cached and read instead of pictures (config.data.features)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def trained(self) -> bool: ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, C): tokens of a picture and their numbers."""
+        ...
+
+    def init(self, rng: jax.Array) -> Variables:
+        """Fresh variables."""
+        ...
+
+    def encode(self, own: Variables, images: Array) -> Array:
+        """own: the encoder's variables; images: [B, H, W, 3] uint8 -> [B, P, C] float32."""
+        ...
+
+    def key(self, own: Variables) -> dict[str, Any]:
+        """All that the tokens of a picture depend on, JSON-able: equal keys, equal tokens. own: NumPy arrays."""
+        ...
+
+
 class Policy(Protocol):
     """Acts in E environments at once: a frozen, hashable object whose methods are pure.
 

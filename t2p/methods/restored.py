@@ -68,6 +68,8 @@ def rebuild(variables: Variables, meta: Mapping[str, Any], text_path: str = "") 
     text_path: where the text encoder is on this machine, in place of the config's text.path. UserError where the
     config is not one of a stage, or where statistics that the stage normalises with are missing."""
     config = ml_collections.ConfigDict(meta["config"])
+    if "data" in config:
+        config.data.features = ""  # cached ones stand for pictures in training only
     if not config.get("stage"):
         raise UserError("its config names no stage; was it exported without one?")
     if text_path:

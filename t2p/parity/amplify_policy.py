@@ -13,8 +13,8 @@ import numpy as np
 from t2p.convert.amplify import policy_variables, split_bundle
 from t2p.convert.base import Arrays
 from t2p.methods.amplify.dynamics import ForwardDynamicsStage
-from t2p.methods.amplify.images import ImageEncoder, one_after_the_other, side_by_side
-from t2p.methods.amplify.inputs import Window, pictures
+from t2p.methods.amplify.images import ImageEncoder, one_after_the_other, pictures, side_by_side
+from t2p.methods.amplify.inputs import Window
 from t2p.methods.amplify.inverse import Columns, InverseDynamicsStage
 from t2p.methods.amplify.tokenizer import MotionTokenizerStage
 from t2p.models.amplify import ForwardDynamics

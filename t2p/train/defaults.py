@@ -62,8 +62,16 @@ def base_config() -> ml_collections.ConfigDict:
     c.data.validation = ml_collections.ConfigDict()
     c.data.workers = 0  # loader processes; 0: a thread of this one
     c.data.skip_damaged = False
+    c.data.features = ""  # name of cached features that are read instead of pictures: t2p cache-features
     c.data.augment = ml_collections.ConfigDict(
-        {"probability": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "shift": 0}
+        {
+            "probability": 0.0,  # of augmenting an example at all
+            **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0),
+            "blur": 0.0,  # probability of it in an augmented example
+            "blur_sizes": (3, 5, 7),  # pixels
+            "blur_sigma": (0.1, 2.0),  # pixels, least and greatest
+            "shift": 0,  # pixels
+        }
     )
 
     c.eval = ml_collections.ConfigDict({"every": 500, "batches": 0})  # 0 batches: the whole validation split
@@ -78,7 +86,8 @@ def base_config() -> ml_collections.ConfigDict:
 def source_config(
     path: str = "", split: str = "train", tracks: str = "", weight: float = 1.0
 ) -> ml_collections.ConfigDict:
-    """One source of a mixture. `tasks` and `fields` keep only those named; `fraction` the first part of each task."""
+    """One source of a mixture. `tasks` and `fields` keep only those named; `fraction` the first part of each task.
+    horizon: frames of its windows of tracks, resampled to as many as the stage has; 0: the stage's own."""
     return ml_collections.ConfigDict(
         {
             "path": path,
@@ -86,6 +95,7 @@ def source_config(
             "tracks": tracks,
             "weight": weight,
             "fraction": 1.0,
+            "horizon": 0,
             "tasks": (),
             "fields": (),
         }

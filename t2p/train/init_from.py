@@ -89,6 +89,21 @@ def initialise(config: ml_collections.ConfigDict, state: TrainState) -> tuple[Tr
     return state, origins, rows
 
 
+def earlier_alone(config: ml_collections.ConfigDict, name: str, fresh: Tree) -> Tree:
+    """The frozen earlier stage `name` as training would begin with it, without the others: from its own entry, or from
+    a checkpoint that was built on it. fresh: its arrays, of which shapes and places matter."""
+    for own in (True, False):
+        for key, entry in config.init_from.items():
+            if (key == name) != own or not entry["path"]:
+                continue
+            found = _source(entry)[0]
+            source = found if own else found.get("frozen", {}).get(name)
+            if source is not None:
+                return _fill(name, entry if own else {"rules": ()}, fresh, source)[0]
+    keys = " or ".join(f"--config.init_from.{key}.path=DIR" for key in config.init_from)
+    raise UserError(f"no checkpoint with {name!r} is named; give it with {keys or f'init_from.{name} in the config'}")
+
+
 def _fill_earlier(name: str, entry: Mapping[str, Any], state: TrainState, source: Tree) -> tuple[TrainState, list[Row]]:
     filled, table = _fill(name, entry, state.frozen[name], source)
     return state.replace(frozen={**state.frozen, name: filled}), table

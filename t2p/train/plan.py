@@ -182,6 +182,10 @@ def make_plan(
     assert block is not None, "make_mesh gives every process one run of rows"
     config = with_statistics(config, blank=example is not None)
     stage = make_stage(config, platform)
+    if config.data.features and stage.window.feature_set is None:
+        raise UserError(
+            f"data.features is {config.data.features!r}, and the stage {config.stage} reads none; set it to ''"
+        )
     text = _embed(config) if stage.window.text and example is None else None
     example = example or _example(config, stage, text)
     variables = jax.eval_shape(lambda: stage.init(jax.random.key(0), _zeros(example)))

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from t2p.checkpoint import Checkpoints, DamagedCheckpoint, mismatch
 from t2p.io import UserError
 from t2p.train import init_from
+from t2p.train.features import check_features
 from t2p.train.logging import say
 from t2p.train.plan import Plan
 from t2p.train.state import TrainState, flatten
@@ -34,6 +35,7 @@ def begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, A
     state, origins, rows = init_from.initialise(plan.config, plan.init())
     if rows:
         say(init_from.table(rows))
+    check_features(plan.config, plan.stage, state.frozen)
     checkpoints.save_frozen(state.frozen)
     return state, {**fresh, "init_from": origins}
 
@@ -52,6 +54,7 @@ def _restore(
             error = DamagedCheckpoint(f"checkpoint {checkpoints.path(step)} is damaged for another process")
     if error is not None:
         raise error
+    check_features(plan.config, plan.stage, state.frozen)
     _tell_changes(saved["config"], fresh["config"])
     say(f"resuming from {checkpoints.path(step)}")
     return state, {**fresh, "position": saved["position"], "init_from": saved.get("init_from", {})}

@@ -27,6 +27,7 @@ def window_shapes(window: WindowSpec, text_width: int, batch_size: int) -> Batch
     actions = columns.pop("actions", None)
     asked = {
         "images": _images(window, shape),
+        "features": _features(window, shape),
         "goal": _goal(window, shape),
         "tracks": _tracks(window, shape),
         "actions": actions,
@@ -55,6 +56,15 @@ def _images(window: WindowSpec, shape: Shape) -> dict[str, jax.ShapeDtypeStruct]
     if window.images is None:
         return {}
     one = shape(len(window.images.offsets), *_picture(window), dtype=jnp.uint8)
+    return dict.fromkeys(_views(window), one)
+
+
+def _features(window: WindowSpec, shape: Shape) -> dict[str, jax.ShapeDtypeStruct]:
+    """float16, as they are cached where nothing else is asked for."""
+    if window.features is None:
+        return {}
+    assert window.feature_shape is not None, "a stage knows what its encoder gives"
+    one = shape(len(window.features.offsets), *window.feature_shape, dtype=jnp.float16)
     return dict.fromkeys(_views(window), one)
 
 

@@ -60,6 +60,46 @@ def test_brightness_and_contrast_agree_with_pillow(image):
     assert np.abs(jitter(image, [("contrast", 1.2)]) - contrast).max() <= 1  # Pillow rounds the mean
 
 
+def blurred(x: np.ndarray, size: int, sigma: float) -> np.ndarray:
+    """The definition: at each pixel the Gaussian-weighted mean of size x size neighbours, mirrored at the edges."""
+    steps = np.arange(size) - size // 2
+    weights = np.exp(-0.5 * (steps / sigma) ** 2)
+    weights /= weights.sum()
+    out = np.zeros_like(x)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            rows, columns = (n - 1 - np.abs(n - 1 - np.abs(k + steps)) for n, k in zip(x.shape, (i, j), strict=False))
+            out[i, j] = np.einsum("i,j,ijc->c", weights, weights, x[np.ix_(rows, columns)])
+    return out
+
+
+@pytest.mark.parametrize("kernel", [(3, 0.1), (3, 2.0), (5, 0.7), (7, 1.3)])
+def test_blur_agrees_with_its_definition(image, kernel):
+    exact = 255 * blurred(image / 255, *kernel)
+    assert np.abs(jitter(image, [("blur", kernel)]) - exact).max() <= 0.51  # rounding alone
+    both = blurred(expected(image / 255, "hue", 0.2), *kernel)
+    assert np.abs(jitter(image, [("hue", 0.2), ("blur", kernel)]) - 255 * both).max() <= 0.52
+
+
+def test_blur_is_drawn_among_augmented_examples():
+    augment = Augment(probability=1, blur=0.5, blur_sizes=(3, 7), blur_sigma=(0.5, 1.5))
+    draws = [augment.draw_blur(np.random.default_rng(s)) for s in range(400)]
+    kernels = [ops[0][1] for ops in draws if ops]
+    assert 160 < len(kernels) < 240 and {size for size, _ in kernels} == {3, 7}
+    sigmas = [sigma for _, sigma in kernels]
+    assert 0.5 <= min(sigmas) < 0.6 and 1.4 < max(sigmas) <= 1.5
+    out = Augment(probability=1, blur=1, blur_sigma=(1.0, 1.0))(example(), np.random.default_rng(0))
+    assert (out["images"]["a"] == out["images"]["b"]).all() and (out["images"]["a"] != example()["images"]["a"]).any()
+
+
+def test_what_blur_adds_changes_no_other_draw():
+    """Off, it draws nothing: a seed's colours and shifts stay what they were."""
+    plain, off = (Augment(probability=1, hue=0.3, shift=4, **more) for more in ({}, {"blur": 0.0, "blur_sizes": (9,)}))
+    a, b = (augment(example(), np.random.default_rng(5)) for augment in (plain, off))
+    assert (a["images"]["a"] == b["images"]["a"]).all()
+    assert (a["tracks"]["a"]["points"] == b["tracks"]["a"]["points"]).all()
+
+
 @pytest.mark.parametrize("name", COLORS)
 def test_unit_factors_change_nothing(name):
     every = np.stack(np.meshgrid(*[np.arange(0, 256, 5)] * 3), -1).astype(np.uint8).reshape(-1, 52, 3)
@@ -145,7 +185,10 @@ def test_probability_and_ranges():
     assert Augment(probability=1).draw_colors(np.random.default_rng(0)) == []
 
 
-@pytest.mark.parametrize("wrong", [{"probability": 1.5}, {"hue": 0.6}, {"shift": -1}])
+BLURS = [{"blur": 2}, {"blur_sizes": (3, 4)}, {"blur_sizes": ()}, {"blur_sigma": (0, 2)}, {"blur_sigma": (2.0, 1.0)}]
+
+
+@pytest.mark.parametrize("wrong", [{"probability": 1.5}, {"hue": 0.6}, {"shift": -1}, *BLURS])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(UserError, match=r"data\.augment"):
         Augment(**wrong)

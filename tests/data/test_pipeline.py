@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,25 @@ def test_fields_tasks_and_fraction(path):
         loader(data)
 
 
+def test_a_source_that_moves_twice_as_fast_is_stretched(path):
+    """Three of its frames stand for the five steps of the others, and their ends are where they were."""
+    window = replace(WINDOW, tracks=FieldWindow((0, 1, 2, 3, 4)), num_points=None)
+    data = config(path)
+    data.sources.a.tasks, data.sources.a.fraction = ("even",), 0.3  # one episode of 4 frames
+    (true,) = take(data, 1, window=replace(window, tracks=FieldWindow((0, 1, 2))))
+    data.sources.a.horizon = 3
+    (stretched,) = take(data, 1, window=window)
+    before, after = (b.tracks["dis/grid"]["front"] for b in (true, stretched))
+    assert after.points.shape[1] == 5
+    np.testing.assert_allclose(after.points[:, ::2], before.points, atol=1e-6)
+    middle = (before.points[:, :-1] + before.points[:, 1:]) / 2
+    np.testing.assert_allclose(after.points[:, 1::2], middle, atol=1e-6)
+    np.testing.assert_array_equal(after.valid[:, ::2], before.valid)
+    data.sources.b = source_config(path=path)  # one batch with a source that is not stretched
+    for batch in take(data, 4, window=window):
+        assert batch.tracks["dis/grid"]["front"].points.shape[1] == 5
+
+
 def test_fraction_takes_episodes_in_natural_order(tmp_path):
     where = write(tmp_path / "d", [make_episode(i, task="t") for i in (10, 2, 1)])
     data = config(where)
@@ -259,6 +279,7 @@ def test_sentences_of_all_sources(path, bare):
         ({"fields": ("image",)}, "image"),
         ({"fraction": 0.0}, "fraction"),
         ({"weight": 0.0}, "weight"),
+        ({"horizon": 1}, "horizon is 1"),
     ],
 )
 def test_a_wrong_source_is_named_with_what_there_is(path, change, message):

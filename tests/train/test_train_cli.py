@@ -72,9 +72,9 @@ def test_a_path_at_a_new_name_adds_a_source(config_file):
     assert (config.data.sources.more.path, config.data.sources.more.fraction) == ("elsewhere", 0.5)
     assert config.data.validation.b.path == "c" and config.is_locked
     assert set(load_config(config_file).data.sources) == set(config.data.sources) - {"more"}
-    with pytest.raises(UserError, match="did you mean config.data.sources.more.fraction"):
+    with pytest.raises(UserError, match=r"did you mean config\.data\.sources\.more\.fraction"):
         load_config(config_file, [f"{more}.path=elsewhere", f"{more}.fractoin=0.5"])
-    with pytest.raises(UserError, match="unknown key config.data.sources.more.fraction"):
+    with pytest.raises(UserError, match=r"unknown key config\.data\.sources\.more\.fraction"):
         load_config(config_file, [f"{more}.fraction=0.5"])
 
 

@@ -22,7 +22,7 @@ from t2p.methods.bounds import COUNT, Bound, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.amplify import ForwardDynamics, MotionTokenizer
 from t2p.models.fsq import codebook_size
-from t2p.types import Array, Batch, FieldWindow, Prediction, Tracks, WindowSpec
+from t2p.types import Array, Batch, Prediction, Tracks, WindowSpec
 
 STAGE = "amplify.forward_dynamics"
 CLASSES = ("nominal", "codes")
@@ -96,7 +96,7 @@ class ForwardDynamicsStage:
         check_bounds(config, BOUNDS)
         window = inputs.Window.from_config(config)
         motion = tokenizer.make_net(config.model.tokenizer, window, config, platform)
-        encoder = ImageEncoder.from_config(config.model.images, jnp.dtype(config.dtype))
+        encoder = ImageEncoder.from_config(config.model.images, jnp.dtype(config.dtype), config.data.features)
         tokens = len(window.views) * encoder.tokens
         net = make_net(config.model.dynamics, motion, tokens, config, platform)
         weights = (1.0,) * len(window.views)  # its loss is not used here
@@ -111,14 +111,18 @@ class ForwardDynamicsStage:
         return self.motion.inputs
 
     @property
+    def encoder(self) -> ImageEncoder:
+        return self.images
+
+    @property
     def window(self) -> WindowSpec:
-        return WindowSpec(**self.inputs.fields(), images=FieldWindow((0,)), text=True)
+        return WindowSpec(**self.inputs.fields(), **self.images.window(), text=True)
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
         rngs = jax.random.split(rng, 3)
         tokenizer = self.motion.init(rngs[0], batch)
         own = self.images.init(rngs[1])
-        tokens = one_after_the_other(self.images(own, self._pictures(batch)))
+        tokens = one_after_the_other(self.images.see(own, batch, self.inputs.views))
 
         def run(net: ForwardDynamics, tokens: Array, text: Array, codes: Array) -> Any:
             return net(net.condition(tokens, text), codes)
@@ -133,7 +137,7 @@ class ForwardDynamicsStage:
         """Mean cross-entropy of the codes, each after the true ones before it. In validation the likeliest codes, still
         after the true ones, are decoded and measured as tracks (released code)."""
         tracks, _ = self.inputs.tracks(batch)
-        rows = counted_rows(batch, len(tracks), "tracks", "images")
+        rows = counted_rows(batch, len(tracks), "tracks", "images", "features")
         codes = self.codes(variables, tracks)
         cond = self.condition(variables, batch)
         options: dict[str, Any] = {"train": True, "rngs": {"dropout": rng}} if train else {}
@@ -164,8 +168,8 @@ class ForwardDynamicsStage:
         return jax.lax.stop_gradient(encoded[1])
 
     def condition(self, variables: Variables, batch: Batch) -> Array:
-        """[B, V P + 1, d] of a batch's pictures and sentences."""
-        tokens = self.images(self.images.find(variables), self._pictures(batch))
+        """[B, V P + 1, d] of a batch's pictures, or their tokens, and sentences."""
+        tokens = self.images.see(self.images.find(variables), batch, self.inputs.views)
         return self.condition_on(variables, one_after_the_other(tokens), batch.text)
 
     def condition_on(self, variables: Variables, tokens: Array, text: Array) -> Array:
@@ -204,9 +208,6 @@ class ForwardDynamicsStage:
 
     def _tokenizer(self, variables: Variables) -> Variables:
         return jax.lax.stop_gradient({"params": variables["frozen"]["tokenizer"]["params"]})
-
-    def _pictures(self, batch: Batch) -> Array:
-        return inputs.pictures(batch, self.inputs.views)
 
 
 def net_flops(net: ForwardDynamics, image: int, text: int) -> float:

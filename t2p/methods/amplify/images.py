@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from t2p.geometry.conventions import Size
 from t2p.io import UserError
 from t2p.methods.base import Variables
 from t2p.models.resnet import VARIANTS, WIDTHS, ResNet, forward_flops, vision_tokens
-from t2p.types import Array
+from t2p.types import Array, Batch, FieldWindow
 
 NAME = "images"  # in variables["frozen"], or in the parameters where the encoder is trained
 
@@ -37,16 +40,22 @@ def settings() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """See `settings`."""
+    """See `settings`. features: the name of cached tokens that batches carry instead of pictures, or ""."""
 
     net: ResNet
     size: Size
     pooled: bool
     normalise: bool
     trained: bool
+    features: str = ""
 
     @classmethod
-    def from_config(cls, chosen: ml_collections.ConfigDict, dtype: Any) -> ImageEncoder:
+    def from_config(cls, chosen: ml_collections.ConfigDict, dtype: Any, features: str = "") -> ImageEncoder:
+        if features and chosen.trained:
+            raise UserError(
+                f"data.features is {features!r}, and the image encoder is trained (trained is True): only a frozen "
+                "encoder gives the same tokens at every step; set data.features to ''"
+            )
         if chosen.encoder not in VARIANTS:
             raise UserError(f"the image encoder is {chosen.encoder!r}; expected one of {', '.join(VARIANTS)}")
         height, width = chosen.size
@@ -55,7 +64,23 @@ class ImageEncoder:
             raise UserError(f"the image encoder has {len(blocks)} stages of blocks, and widths for {len(widths)}")
         variant = {**VARIANTS[chosen.encoder], "blocks": blocks}
         net = ResNet(**variant, norm=chosen.norm, dtype=dtype, widths=widths, stem=chosen.stem)
-        return cls(net, (height, width), chosen.pooled, chosen.normalise, chosen.trained)
+        return cls(net, (height, width), chosen.pooled, chosen.normalise, chosen.trained, features)
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, C)."""
+        return self.tokens, self.net.width
+
+    def window(self) -> dict[str, Any]:
+        """Of a WindowSpec: the pictures of the first frame, or their tokens."""
+        now = FieldWindow((0,))
+        if not self.features:
+            return {"images": now}
+        return {"features": now, "feature_set": self.features, "feature_shape": self.shape}
 
     @property
     def tokens(self) -> int:
@@ -87,9 +112,52 @@ class ImageEncoder:
         tokens = vision_tokens(self.net, own, pictures, self.size, normalise=self.normalise, pooled=self.pooled)
         return tokens.reshape(*pictures.shape[:2], self.tokens, self.net.width)
 
+    def see(self, own: Variables, batch: Batch, views: Sequence[str]) -> Array:
+        """Tokens [B, V, P, C] float32 of every view's last picture; those that the batch carries, if it does."""
+        if not batch.features:
+            return self(own, pictures(batch, views))
+        return jnp.stack([jnp.asarray(batch.features[view])[:, -1] for view in views], axis=1).astype(jnp.float32)
+
+    def encode(self, own: Variables, images: Array) -> Array:
+        """uint8 [B, H, W, 3] -> [B, P, C] float32."""
+        return self(own, in_unit_range(images)[:, None])[:, 0]
+
+    def key(self, own: Variables) -> dict[str, Any]:
+        """All that tokens depend on, JSON-able; see t2p.methods.base.Encoder."""
+        net = {name: getattr(self.net, name) for name in ("blocks", "bottleneck", "norm", "widths", "stem")}
+        return {
+            **net,
+            "compute": jnp.dtype(self.net.dtype).name,
+            "size": self.size,
+            "resize": "bilinear, half-pixel centres, no antialiasing",
+            "normalise": self.normalise,
+            "pooled": self.pooled,
+            "weights": _digest(own),
+        }
+
     def flops(self) -> float:
-        """Of one picture, forward."""
-        return forward_flops(self.net, self.size)
+        """Of one picture, forward; none where tokens are read."""
+        return 0.0 if self.features else forward_flops(self.net, self.size)
+
+
+def pictures(batch: Batch, views: Sequence[str]) -> Array:
+    """[B, V, H, W, 3] float32 in [0, 1]: the last picture of every view."""
+    return in_unit_range(jnp.stack([batch.images[view][:, -1] for view in views], axis=1))
+
+
+def in_unit_range(images: Array) -> Array:
+    """uint8 -> float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255
+
+
+def _digest(own: Variables) -> str:
+    """Of weights and running statistics."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(own)[0]:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def side_by_side(tokens: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,6 +79,6 @@ class Window:
         return from_amplify(tracks, self.image_size)
 
 
-def pictures(batch: Batch, views: Sequence[str]) -> Array:
-    """[B, V, H, W, 3] float32 in [0, 1]: the last picture of every view."""
-    return jnp.stack([batch.images[view][:, -1] for view in views], axis=1).astype(jnp.float32) / 255
+def batch_rows(batch: Batch) -> int:
+    """B."""
+    return len(next(iter({**batch.images, **batch.features}.values())))

@@ -185,7 +185,9 @@ class InverseDynamicsStage:
                 f"expected one of {', '.join(CODES)}; of {', '.join(SEEN)}; of zero, repeat"
             )
         forward = ForwardDynamicsStage.from_config(config, platform)
-        own = ImageEncoder.from_config(m.own_images, jnp.dtype(config.dtype)) if m.seen == "own" else None
+        own = None
+        if m.seen == "own":
+            own = ImageEncoder.from_config(m.own_images, jnp.dtype(config.dtype), config.data.features)
         if own is not None and not own.trained:
             raise UserError("model.own_images.trained is False; an encoder of its own is trained with the stage")
         settings = m.codes.source, m.codes.dropout, config.loss.mask_padding, w.padding
@@ -196,6 +198,10 @@ class InverseDynamicsStage:
     @property
     def model(self) -> InverseDynamics:
         return self.head.net
+
+    @property
+    def encoder(self) -> ImageEncoder:
+        return self.forward.images
 
     @property
     def inputs(self) -> inputs.Window:
@@ -220,7 +226,7 @@ class InverseDynamicsStage:
                 fields[name] = None
         return WindowSpec(
             **fields,
-            images=FieldWindow((0,)),
+            **self.forward.images.window(),
             actions=FieldWindow(tuple(range(self.actions[0])), pad="zero" if self.padding == "zero" else "repeat"),
             proprio=FieldWindow((0,)),
             proprio_keys=self.columns.proprio,
@@ -245,7 +251,7 @@ class InverseDynamicsStage:
         inputs = self.condition(variables, batch, codes_rng if self.codes_dropout else None)
         assert batch.action_valid is not None, "the window asks for actions"
         actions = self._actions(batch)
-        rows = counted_rows(batch, len(actions), "actions", "images", "proprio")
+        rows = counted_rows(batch, len(actions), "actions", "images", "features", "proprio")
         valid = batch.action_valid & rows[:, None]
         counted = valid if self.mask_padding else jnp.broadcast_to(rows[:, None], valid.shape)
         params = variables["params"]["inverse"]
@@ -259,7 +265,7 @@ class InverseDynamicsStage:
 
     def predict(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
         """actions [B, Ta, A]; aux["codes"] [B, L] where motion is predicted."""
-        actions, aux = self.plan(variables, batch, jax.random.split(rng, len(next(iter(batch.images.values())))))
+        actions, aux = self.plan(variables, batch, jax.random.split(rng, inputs.batch_rows(batch)))
         return Prediction(actions=actions, aux=aux)
 
     def plan(self, variables: Variables, obs: Observation, rngs: jax.Array) -> tuple[Array, dict[str, Array]]:
@@ -304,11 +310,11 @@ class InverseDynamicsStage:
 
     def _tokens(self, variables: Variables, batch: Batch) -> Array:
         """[B, V, P, C]; XLA computes a shared encoder's features once, though they are asked for twice."""
-        pictures = inputs.pictures(batch, self.inputs.views)
+        views = self.inputs.views
         if self.own is not None:
-            return self.own(self.own.find(variables), pictures)
+            return self.own.see(self.own.find(variables), batch, views)
         forward = self.forward_variables(variables)
-        return self.forward.images(jax.lax.stop_gradient(self.forward.images.find(forward)), pictures)
+        return self.forward.images.see(jax.lax.stop_gradient(self.forward.images.find(forward)), batch, views)
 
     @property
     def _needs_forward(self) -> bool:
@@ -323,7 +329,7 @@ class InverseDynamicsStage:
     def _earlier(self, rng: jax.Array, batch: Batch) -> dict[str, Any]:
         """The frozen stages, fresh: of them only shapes matter."""
         window = self.inputs
-        shape = (len(next(iter(batch.images.values()))), window.steps, window.points, 2)
+        shape = (inputs.batch_rows(batch), window.steps, window.points, 2)
         still = Tracks(jnp.zeros(shape), jnp.ones(shape[:-1], bool))
         text = batch.text if batch.text is not None else jnp.zeros((shape[0], 1))
         made = batch.replace(tracks={window.track_set: dict.fromkeys(window.views, still)}, text=text)

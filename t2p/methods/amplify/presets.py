@@ -14,6 +14,9 @@ CPU_DYNAMICS = {"depth": 3, "heads": 4, "dropout": 0.1, "classes": "codes"}
 CPU_INVERSE = {"depth": 2, "heads": 4, "dropout": 0.1, "actions": 8, "action_dim": 10}
 # No published weights are at hand: a small network with group norm, trained with the stage.
 CPU_IMAGES = {"widths": (16, 32, 64, 64), "stem": 16, "norm": "group", "size": (64, 64), "trained": True}
+# Of forward dynamics' pictures, where data.augment.probability is above 0: strengths and the blur's share (released
+# code; the blur's kernels and deviations are the shared defaults).
+RELEASED_AUGMENT = {**dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.3), "blur": 0.5}
 
 
 def libero(
