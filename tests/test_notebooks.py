@@ -18,6 +18,10 @@ SHORT = {
     "01_tracks_on_your_video": {},
     "02_train_a_track_transformer": {"CLIPS": 4, "HELD_OUT": 3, "STEPS": 2},
     "03_closed_loop_3pointr": {"DEMONSTRATIONS": 2, "TRACK_STEPS": 2, "POLICY_STEPS": 2, "EPISODES": 1},
+    "amplify": {
+        **dict.fromkeys(("VIDEOS", "DEMONSTRATIONS", "TOKEN_STEPS", "DYNAMICS_STEPS", "POLICY_STEPS"), 2),
+        **{"EPISODES": 1, "SETPOINTS": 6},
+    },
 }
 
 
@@ -93,7 +97,7 @@ def test_tracks_on_a_video_of_the_user(tmp_path: Path) -> None:
     assert "points (" in printed and "no truth to compare with" in printed
 
 
-@pytest.mark.parametrize("name", ["02", "03"])
+@pytest.mark.parametrize("name", ["02", "03", "amplify"])
 def test_shortened(name: str, tmp_path: Path) -> None:
     path = by_name(name)
     notebook = execute(path, tmp_path, SHORT[path.stem])
