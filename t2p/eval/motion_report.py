@@ -20,8 +20,8 @@ _CODES = (
 _ROWS = {
     "model": "from the first picture and the sentence, each code after its own ones, as a policy uses it",
     "model, each code after the true ones": "what the released code's validation measures; it is told what came before",
-    "true codes, decoded": "the motion itself through the tokenizer: what no prediction of codes can improve on",
-    motion.OTHER_MOTION: "as good as codes that have to do with this data, but not with this clip",
+    "true codes, decoded": "the motion itself through the tokenizer: what its codes hold of it",
+    motion.OTHER_MOTION: "what codes of the same data tell that know nothing of this clip",
     motion.STILL: "every point stays where it is",
 }
 
@@ -46,8 +46,8 @@ def _measures(views: Mapping[str, Clips], measures: Mapping[str, Any], note: str
     clips = next(iter(views.values()))
     h, w = clips.size
     points = clips.truth.points.shape
-    what = f"{clips.rows} examples of {points[1]} steps and {points[2]} points in each of {len(views)} views"
-    tables = [report.paragraph(f"{note} {what} ({', '.join(views)}), pictures {w}x{h}. {motion.DEFINITIONS}")]
+    what = f"{clips.rows} examples of {points[1]} steps and {points[2]} points a view ({', '.join(views)})"
+    tables = [report.paragraph(f"{note} {what}, pictures {w}x{h}."), report.paragraph(motion.DEFINITIONS)]
     for view in (motion.ALL, *views) if len(views) > 1 else (next(iter(views)),):
         rows = [[who, *(values[view][c] for c in motion.TABLE2)] for who, values in measures["table 2"].items()]
         tables.append(report.table([view, *motion.TABLE2], rows))
