@@ -70,7 +70,7 @@ def _pixels(views: Mapping[str, Clips], pixels: Mapping[str, Any]) -> list[str]:
         rows = [[who, *(values[c] for c in _PIXELS)] for who, values in pixels[view].items()]
         parts.append(report.table([view, *_PIXELS], rows))
         steps = {who: (range(len(v["by step"])), v["by step"]) for who, v in pixels[view].items()}
-        parts.append(report.curves(steps, "step after t", f"{view}: mean distance on moving points, px"))
+        parts.append(report.curves(steps, "step after t", f"{view}: mean distance, px"))
     return parts
 
 
