@@ -145,7 +145,7 @@ def ratios(
 def lines(measures: Mapping[str, Any]) -> list[str]:
     """What `t2p eval` prints: Table 2 over all views, codes, ratios."""
     told = [
-        f"{who:44s} mse {v[ALL]['mse']:.5f}  pixel accuracy {v[ALL]['pixel accuracy']:.3f}  "
+        f"{who:44s} mse {v[ALL]['mse']:<9.3g}  pixel accuracy {v[ALL]['pixel accuracy']:.3f}  "
         f"delta_auc {v[ALL]['delta_auc']:.3f}"
         for who, v in measures["table 2"].items()
     ]
