@@ -12,10 +12,12 @@ debug     2 CPU cores                seconds   none: it shows that everything ru
 cpu       2 CPU cores                minutes   docs/results.md
 paper     one GPU (release)          not run   none published for LIBERO's tokenizer alone
 released  one GPU (release)          not run   none published for LIBERO's tokenizer alone
+bridge    one GPU (release)          not run   none published for Bridge's tokenizer alone
 
 `released` has the released code's values, `paper` the paper's where the two differ: 16 codes for 15 steps, a decoder
 whose queries are the points, steps past an episode's end not learned. Epochs are counted in optimiser steps for LIBERO
-as the paper's Appendix has them (50 k).
+as the paper's Appendix has them (50 k). `bridge` is `released` for BridgeData: one view, 4 frames stretched to 16, 20 k
+steps (docs/amplify.md, "Real video").
 
 Data mixtures of the paper's Table 1 stand behind the variant, the same for all three stages: `released,zero_shot`
 (t2p/methods/amplify/mixtures.py; docs/amplify.md has the commands).
@@ -26,17 +28,17 @@ from __future__ import annotations
 import ml_collections
 
 from t2p.methods.amplify import mixtures, tokenizer
-from t2p.methods.amplify.presets import CPU_TOKENIZER, PAPER_TOKENIZER, debug, libero, short_run, small_window
+from t2p.methods.amplify.presets import CPU_TOKENIZER, PAPER_TOKENIZER, bridge, debug, libero, short_run, small_window
 from t2p.train.defaults import base_config, source_config
 
-VARIANTS = ("debug", "cpu", "paper", "released")
+VARIANTS = ("debug", "cpu", "paper", "released", "bridge")
 
 
 def get_config(variant: str = "released") -> ml_collections.ConfigDict:
     """The config of a variant, perhaps with a data mixture behind a comma; UserError names those that there are."""
     variant, mixture = mixtures.parse(variant, VARIANTS)
     c = tokenizer.configure(base_config())
-    variants = {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released}
+    variants = {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released, "bridge": _bridge}
     return mixtures.mix(variants[variant](c), mixture, source_config)
 
 
@@ -50,6 +52,13 @@ def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c = _released(c)
     c.model.update(PAPER_TOKENIZER)
     c.loss.mask_padding = True
+    return c
+
+
+def _bridge(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    c = _released(c)
+    bridge(c, source_config(), source_config(split="val"))
+    c.loss.weights, c.steps = (1.0,), 20_000
     return c
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from etils import epath
 
@@ -11,9 +11,9 @@ from t2p.io import UserError, write_json
 
 if TYPE_CHECKING:
     from t2p.eval.restore import Restored
-    from t2p.methods.base import Stage
+    from t2p.methods.base import MotionStage, Stage
 
-ONE_CLIP = "The data holds one clip only: nothing is measured with the image or the sentence of another clip."
+ONE_CLIP = "The data holds one clip only: nothing is measured with an image, a sentence or codes of another clip."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +56,9 @@ def evaluate(args: argparse.Namespace, out: epath.Path) -> dict[str, Any]:
     data.sources = sources
     text = language.embed(config.text, sentences(data)) if stage.window.text else None
     first = next(iter(evaluation_batches(sources, stage.window, batch_size=1, text=text, batches=1)))
-    in_space = points.prediction_space(stage, restored.variables, first) == "camera"
-    metrics = (_in_space if in_space else _in_image)(args, out, restored, sources, text)
+    kind = points.prediction_kind(stage, restored.variables, first)
+    measures = {"picture": _in_image, "space": _in_space, "views": _in_views}[kind]
+    metrics = measures(args, out, restored, sources, text)
     metrics |= {"versions": restored.meta["versions"]}
     write_json(out / "metrics.json", {k: v for k, v in metrics.items() if k != "lines"})
     return metrics
@@ -81,8 +82,7 @@ def _in_image(args: argparse.Namespace, out: epath.Path, restored: Restored, sou
     several = clips.rows > 1 and _clip_count(sources) > 1
     predicted = tracks.predictions(stage, restored.variables, clips, args.batch_size, others=several)
     measures = tracks.measure(clips, predicted)
-    where = _where(sources, stage)
-    note = f"{config.stage} from {args.checkpoint} ({args.which}); held-out data: {where}; text: {config.text.encoder}."
+    note, facts = _told(args, restored, sources)
     note = note if several else f"{note} {ONE_CLIP}"
     curves = track_report.training_curves(args.checkpoint)
     sections = track_report.track_sections(clips, predicted, measures, curves, note)
@@ -97,13 +97,37 @@ def _in_image(args: argparse.Namespace, out: epath.Path, restored: Restored, sou
         "ratios": ratios,
         "examples": clips.rows,
         "image_size": list(clips.size),
-        "data": where,
-        "text_encoder": config.text.encoder,
-        "lines": [*lines, *(f"{name:44s} {value:.3f}" for name, value in ratios.items())],
+        **facts,
+        "lines": [*lines, *(f"{name:44s} {value:.3f}" for name, value in ratios.items()), *_warning(facts)],
     }
     if not several:
         metrics |= {"note": ONE_CLIP, "lines": [*metrics["lines"], ONE_CLIP]}
     return metrics
+
+
+def _in_views(args: argparse.Namespace, out: epath.Path, restored: Restored, sources: Any, text: Any) -> dict[str, Any]:
+    """Measures and report of a stage that tells the motion of all views as codes."""
+    from t2p.data.pipeline import evaluation_batches
+    from t2p.eval import motion, motion_report, report, track_report, tracks
+
+    config, stage = restored.config, cast("MotionStage", restored.stage)
+    window = tracks.evaluation_window(stage.window, history=False)
+    batches = evaluation_batches(sources, window, batch_size=args.batch_size, text=text, batches=args.batches)
+    views = tracks.gather_views(stage.window, batches, history=False)
+    clips = next(iter(views.values()))
+    several = clips.rows > 1 and _clip_count(sources) > 1
+    predicted, codes = motion.predictions(stage, restored.variables, views, args.batch_size, others=several)
+    measures = motion.measures(stage, views, predicted, codes)
+    note, facts = _told(args, restored, sources)
+    note = note if several else f"{note} {ONE_CLIP}"
+    curves = track_report.training_curves(args.checkpoint)
+    sections = motion_report.motion_sections(views, predicted, measures, curves, note)
+    if told := report.departures(config):
+        sections.append(report.section("Settings", told))
+    report.write_report(out / "report.html", f"t2p: {config.stage}", sections)
+    metrics = {"measures": measures, "examples": clips.rows, "image_size": list(config.window.image_size), **facts}
+    metrics |= {"definitions": motion.DEFINITIONS, "lines": [*motion.lines(measures), *_warning(facts)]}
+    return metrics if several else {**metrics, "note": ONE_CLIP, "lines": [*metrics["lines"], ONE_CLIP]}
 
 
 def _in_space(args: argparse.Namespace, out: epath.Path, restored: Restored, sources: Any, text: Any) -> dict[str, Any]:
@@ -117,9 +141,7 @@ def _in_space(args: argparse.Namespace, out: epath.Path, restored: Restored, sou
     clouds = points.gather(stage.window, batches)
     predicted = points.predictions(stage, restored.variables, clouds, args.batch_size)
     measures = points.measure(clouds, predicted)
-    where, learned = _where(sources, stage), _learned_from(config, sources)
-    what = f"data it was also TRAINED on ({', '.join(learned)})" if learned else "held-out data"
-    note = f"{config.stage} from {args.checkpoint} ({args.which}); {what}: {where}."
+    note, facts = _told(args, restored, sources)
     curves = track_report.training_curves(args.checkpoint)
     sections = points_report.point_sections(clouds, predicted, measures, curves, note)
     if told := report.departures(config):
@@ -132,11 +154,27 @@ def _in_space(args: argparse.Namespace, out: epath.Path, restored: Restored, sou
     return {
         "measures": measures,
         "examples": clouds.rows,
-        "data": where,
-        "trained_on": learned,
+        **facts,
         "rule": points.RULES[True],
-        "lines": [*lines, *([f"note: measured on {what}"] if learned else [])],
+        "lines": [*lines, *_warning(facts)],
     }
+
+
+def _told(args: argparse.Namespace, restored: Restored, sources: Any) -> tuple[str, dict[str, Any]]:
+    """What was measured on what: in words, and for metrics.json."""
+    config, stage = restored.config, restored.stage
+    where, learned = _where(sources, stage), _learned_from(config, sources)
+    what = f"data it was also TRAINED on ({', '.join(learned)})" if learned else "held-out data"
+    facts = {"data": where, "trained_on": learned}
+    facts |= {"text_encoder": config.text.encoder} if stage.window.text else {}
+    text = f"; text: {config.text.encoder}" if stage.window.text else ""
+    return f"{config.stage} from {args.checkpoint} ({args.which}); {what}: {where}{text}.", facts
+
+
+def _warning(facts: dict[str, Any]) -> list[str]:
+    """A line to print where the data was learned from."""
+    learned = ", ".join(facts["trained_on"])
+    return [f"note: measured on data it was also TRAINED on ({learned})"] if learned else []
 
 
 def _where(sources: Any, stage: Stage) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from t2p.eval.tracks import in_batches, predicted_points
 from t2p.io import UserError
 from t2p.methods.base import Stage, Variables
 from t2p.metrics.points3d import ade, ade_of_most_moving
-from t2p.types import Batch, Space, Tracks, WindowSpec
+from t2p.types import Batch, Tracks, WindowSpec
 
 MILLIMETRES = 1000.0
 MOVING_MM = 10.0  # so far from where it was at step 0 a point has to get for it to count as moving
@@ -45,10 +45,18 @@ class Clouds:
         return len(self.truth.points)
 
 
-def prediction_space(stage: Stage, variables: Variables, batch: Batch) -> Space | None:
-    """In which space a stage predicts tracks, or None where it predicts none; nothing is computed."""
+def prediction_kind(stage: Stage, variables: Variables, batch: Batch) -> Literal["picture", "space", "views"]:
+    """What a stage predicts: tracks [B, T, N, 2] in the picture of one view, tracks in space, or tracks [B, V, T, N, 2]
+    in the pictures of all its views (a MotionStage). Nothing is computed. UserError for a stage without tracks."""
     found = jax.eval_shape(stage.predict, variables, batch, jax.random.key(0)).tracks
-    return None if found is None else found.space
+    if found is None:
+        raise UserError(
+            "this checkpoint's stage predicts no tracks: give the checkpoint of the stage that does; a policy is "
+            "measured by t2p rollout"
+        )
+    if found.space == "camera":
+        return "space"
+    return "views" if len(found.points.shape) == 5 else "picture"
 
 
 def evaluation_window(window: WindowSpec) -> WindowSpec:

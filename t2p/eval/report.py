@@ -43,13 +43,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, *, log: bool = False
 ) -> str:
-    """{label: (x, y)} as an inline SVG figure."""
-    figure, axes = _axes(3.6)
+    """{label: (x, y)} as an inline SVG figure; many labels stand below it, where they hide nothing."""
+    below = len(series) > 3
+    figure, axes = _axes(3.6 + (0.24 * -(-len(series) // 2) if below else 0))
     for label, (x, y) in series.items():
         axes.plot(x, y, label=label, linewidth=1.6)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    if below:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    else:
+        axes.legend(frameon=False)
     return _svg(figure)
 
 

@@ -14,7 +14,7 @@ from t2p.eval.tracks import Clips, verdict
 from t2p.io import PathLike, read_json_lines
 
 COLUMNS = ("mse (moving)", "ade (moving)", "delta (moving)", "mse (all)", "ade (all)", "delta (all)")
-_LEGEND = (
+LEGEND = (
     "mse: squared error per coordinate in px², ade: mean distance in px, delta: mean over thresholds 1..10 px of the "
     "share of points within it. moving: points that travel more than 2 px. Visible, future, real steps only."
 )
@@ -29,7 +29,7 @@ def track_sections(
     steps = {who: (range(len(v["by step"])), v["by step"]) for who, v in result.items()}
     measures = report.section(
         "Measures",
-        report.paragraph(f"{note} {clips.rows} examples, image {w}x{h}. {_LEGEND}"),
+        report.paragraph(f"{note} {clips.rows} examples, image {w}x{h}. {LEGEND}"),
         report.table(["prediction", *COLUMNS], rows),
         report.table(["ratio of squared errors, moving points", "value"], list(verdict(result).items())),
     )
@@ -47,7 +47,7 @@ def _samples(clips: Clips, predicted: np.ndarray) -> list[str]:
     return [report.paragraph(caption), *(sample_video(clips, predicted, row) for row in clips.frames)]
 
 
-def sample_video(clips: Clips, predicted: np.ndarray, row: int) -> str:
+def sample_video(clips: Clips, predicted: np.ndarray, row: int, caption: str = "") -> str:
     """Truth beside prediction for one row, as an embedded clip."""
     visible = np.asarray(clips.truth.visible[row])
     truth = (np.asarray(clips.truth.points[row]), visible)
@@ -55,7 +55,7 @@ def sample_video(clips: Clips, predicted: np.ndarray, row: int) -> str:
     if len(film) != len(visible):  # tracks resampled in time: the nearest real frame for each step
         film = film[np.linspace(0, len(film) - 1, len(visible)).round().astype(int)]
     drawn = draw_tracks(film, predicted[row], np.ones_like(visible), trail=len(visible), truth=truth)
-    return report.video(encode_video(drawn, fps=6), f"row {row}")
+    return report.video(encode_video(drawn, fps=6), caption or f"row {row}")
 
 
 def training_curves(workdir: PathLike, names: Sequence[str] = ("train/loss", "val/loss")) -> str:

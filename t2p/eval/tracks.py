@@ -27,32 +27,28 @@ MOVING_PIXELS = 2.0
 
 @dataclass(frozen=True)
 class Clips:
-    """Held-out examples. batch: what the stage sees (rows of all clips in order); truth: Tracks [R, T, N, 2] of
-    the stage's window; history: Tracks [R, 2, N, 2] of the two frames before, or None; frames: {row: [T, H, W, 3]}
-    real frames of the window for the rows kept as samples."""
+    """Held-out examples of one view. batch: what the stage sees (rows of all clips in order; of all views); truth:
+    Tracks [R, T, N, 2] of the stage's window; history: Tracks [R, 2, N, 2] of the two frames before, or None; frames:
+    {row: [T, H, W, 3]} real frames of the window for the rows kept as samples; size: (H, W) of the pictures."""
 
     batch: Batch
     truth: Tracks
     history: Tracks | None
     frames: Mapping[int, np.ndarray]
+    size: tuple[int, int]
 
     @property
     def rows(self) -> int:
         return len(self.truth.points)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the image that the stage sees."""
-        return next(iter(self.batch.images.values())).shape[2:4]
 
 
 def evaluation_window(window: WindowSpec, history: bool = True) -> WindowSpec:
     """A stage's window with the two frames before t in front of its tracks, and the pictures of all its steps.
 
     history: False for track sets of layout "window", whose points start at t; tracks resampled in time have none."""
-    assert window.tracks is not None and window.images is not None
-    steps = window.tracks.offsets
-    images = FieldWindow((*window.images.offsets, *steps), window.images.pad)
+    assert window.tracks is not None
+    steps, seen = window.tracks.offsets, window.images or FieldWindow(())
+    images = FieldWindow((*seen.offsets, *steps), seen.pad)
     if not _has_history(window, history):
         return replace(window, images=images)
     return replace(window, images=images, tracks=replace(window.tracks, offsets=(*HISTORY, *steps)))
@@ -63,29 +59,49 @@ def _has_history(window: WindowSpec, history: bool) -> bool:
 
 
 def gather(window: WindowSpec, batches: Iterable[Batch], samples: int = 8, history: bool = True) -> Clips:
-    """Collects the rows of evaluation batches that were cut with `evaluation_window(window, history)`.
+    """Collects the rows of evaluation batches of one view; see `gather_views`."""
+    (clips,) = gather_views(window, batches, samples, history).values()
+    return clips
+
+
+def gather_views(
+    window: WindowSpec, batches: Iterable[Batch], samples: int = 8, history: bool = True
+) -> dict[str, Clips]:
+    """{view: clips} of evaluation batches that were cut with `evaluation_window(window, history)`; rows, batch and the
+    rows kept as samples are the same for all views. Rows without tracks are left out.
 
     samples: how many rows, evenly spread, keep the frames of all their steps."""
-    assert window.images is not None and window.track_set is not None
-    seen = len(window.images.offsets)
-    parts: list[Batch] = []
-    films = Films(2 * samples)
+    assert window.track_set is not None
+    seen = len(window.images.offsets) if window.images else 0
     before = len(HISTORY) if _has_history(window, history) else 0
+    parts: list[Batch] = []
+    films: dict[str, Films] = {}
     for batch in batches:
-        view = next(iter(batch.images))
-        keep = np.ones(len(batch.images[view]), bool) if batch.mask is None else np.asarray(batch.mask)
-        batch = jax.tree.map(lambda x, keep=keep: np.asarray(x)[keep], batch.replace(mask=None))
-        valid = batch.tracks[window.track_set][view].valid
-        films.add(_hold_last(batch.images[view][:, seen:], None if valid is None else valid[:, before:]))
-        parts.append(batch.replace(images={v: x[:, :seen].copy() for v, x in batch.images.items()}))
-    if not parts:
-        raise UserError("the evaluation data has no examples; expected at least one clip in the split")
+        batch = _real_rows(batch)
+        for view, tracks in batch.tracks[window.track_set].items():
+            valid = None if tracks.valid is None else tracks.valid[:, before:]
+            films.setdefault(view, Films(2 * samples)).add(_hold_last(batch.images[view][:, seen:], valid))
+        parts.append(batch.replace(images={v: x[:, :seen].copy() for v, x in batch.images.items() if seen}))
+    if not sum(len(_first_tracks(part).points) for part in parts):
+        raise UserError("the evaluation data has no examples with tracks; expected at least one clip in the split")
     whole = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
-    (view,) = whole.tracks[window.track_set]
-    tracks = whole.tracks[window.track_set][view]
-    truth, earlier = _cut(tracks, slice(before, None)), _cut(tracks, slice(0, before)) if before else None
-    batch = whole.replace(tracks={window.track_set: {view: truth}})
-    return Clips(batch, truth, earlier, films.chosen(samples))
+    found = whole.tracks[window.track_set]
+    truth = {view: _cut(tracks, slice(before, None)) for view, tracks in found.items()}
+    batch = whole.replace(tracks={window.track_set: truth})
+    earlier = {view: _cut(tracks, slice(0, before)) if before else None for view, tracks in found.items()}
+    return {v: Clips(batch, truth[v], earlier[v], film.chosen(samples), film.size) for v, film in films.items()}
+
+
+def _real_rows(batch: Batch) -> Batch:
+    """The rows that do not only fill up the batch and that have tracks, as NumPy arrays."""
+    keep = np.ones(len(_first_tracks(batch).points), bool) if batch.mask is None else np.asarray(batch.mask)
+    keep = keep & np.asarray(batch.has["tracks"]) if "tracks" in batch.has else keep
+    return jax.tree.map(lambda x: np.asarray(x)[keep], batch.replace(mask=None))
+
+
+def _first_tracks(batch: Batch) -> Tracks:
+    (views,) = batch.tracks.values()
+    return next(iter(views.values()))
 
 
 def _hold_last(films: np.ndarray, valid: Array | None) -> np.ndarray:
@@ -106,9 +122,11 @@ class Films:
     def __init__(self, most: int):
         self.most, self._rows, self._stride = most, 0, 1
         self._kept: dict[int, np.ndarray] = {}
+        self.size = (0, 0)  # (H, W)
 
     def add(self, films: np.ndarray) -> None:
         """films: those of the next rows [R, T, H, W, 3]; what is kept is copied."""
+        self.size = films.shape[2:4]
         for film in films:
             if self._rows % self._stride == 0:
                 self._kept[self._rows] = film.copy()
@@ -157,14 +175,14 @@ def predictions(
     run = predicted_points(stage)
     seen = {"model": clips.batch}
     if others:
-        seen |= {f"model, {what} of another clip": batch for what, batch in _with_other_cues(clips).items()}
+        seen |= {f"model, {what} of another clip": batch for what, batch in with_other_cues(clips).items()}
     result = {who: in_batches(run, variables, batch, batch_size) for who, batch in seen.items()}
     result["no motion"] = no_motion(clips)
     velocity = constant_velocity(clips)
     return result if velocity is None else {**result, "constant velocity": velocity}
 
 
-def _with_other_cues(clips: Clips) -> dict[str, Batch]:
+def with_other_cues(clips: Clips) -> dict[str, Batch]:
     """The batch with the image, the sentence or both of another clip, by what is exchanged."""
     order = other_clip(clips)
     images = {v: x[order] for v, x in clips.batch.images.items()}
@@ -186,15 +204,17 @@ def predicted_points(stage: Stage) -> Callable[[Variables, Batch], jax.Array]:
     return jax.jit(run)
 
 
-def in_batches(run: Any, variables: Variables, batch: Batch, size: int) -> np.ndarray:
-    """Runs a jitted prediction over all rows with one shape; the last rows are filled up by repetition."""
+def in_batches(run: Any, variables: Variables, batch: Batch, size: int) -> Any:
+    """Runs a jitted prediction, of an array or several, over all rows with one shape; the last rows are filled up by
+    repetition."""
     rows = len(jax.tree.leaves(batch)[0])
     parts = []
     for start in range(0, rows, size):
         index = np.minimum(np.arange(start, start + size), rows - 1)
         part = jax.tree.map(lambda x, index=index: x[index], batch)
-        parts.append(np.asarray(run(variables, part))[: min(size, rows - start)])
-    return np.concatenate(parts)
+        count = min(size, rows - start)
+        parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], run(variables, part)))
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
 def counted(clips: Clips) -> np.ndarray:
@@ -216,6 +236,12 @@ def moving(clips: Clips, where: np.ndarray, pixels: float = MOVING_PIXELS) -> np
 
 def _to_pixels(points: Array, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(points, np.float64) * np.array([size[1], size[0]], np.float64)
+
+
+def any_moving(clips: Clips) -> bool:
+    """Whether there is a moving point to measure."""
+    where = counted(clips)
+    return bool((where & moving(clips, where)).any())
 
 
 def measure(clips: Clips, predicted: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:

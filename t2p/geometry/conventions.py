@@ -126,12 +126,13 @@ def from_amplify(points: Array, size: Size) -> Array:
     return from_pixel_centers((swap_xy(points) + 1) * half, size)
 
 
-def to_amplify(points: Array, size: Size) -> Array:
+def to_amplify(points: Array, size: Size, clamp: bool = True) -> Array:
     """(x, y) in [0, 1] -> AMPLIFY's network coordinates: (row, column), pixel / (side / 2) - 1, clamped to [-1, 1].
 
     size: the image in which the points were tracked (not one resized later). A coordinate that is not finite
-    becomes pixel 0, so -1, as in the AMPLIFY release."""
+    becomes pixel 0, so -1, as in the AMPLIFY release. clamp: False for predictions, which may leave the picture."""
     xp = points.__array_namespace__()
     pixels = to_pixel_centers(points, size)
     pixels = xp.where(xp.isfinite(pixels), pixels, xp.zeros_like(pixels))
-    return swap_xy(xp.clip(pixels / (_width_height(points, size) / 2) - 1, -1, 1))
+    scaled = pixels / (_width_height(points, size) / 2) - 1
+    return swap_xy(xp.clip(scaled, -1, 1) if clamp else scaled)

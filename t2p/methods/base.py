@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -69,6 +69,28 @@ class Encoder(Protocol):
 
     def key(self, own: Variables) -> dict[str, Any]:
         """All that the tokens of a picture depend on, JSON-able: equal keys, equal tokens. own: NumPy arrays."""
+        ...
+
+
+# What reports call the ways in which a stage tells motion as codes.
+MODEL, TAUGHT, TRUE_CODES = "model", "model, each code after the true ones", "true codes, decoded"
+
+Predict = Callable[[Variables, Batch, jax.Array], Prediction]
+
+
+class MotionStage(Stage, Protocol):
+    """A stage that tells the motion of all views together as a sequence of codes: its predictions are tracks [B, V, T,
+    N, 2], V in the window's order of views, and aux["codes"] [B, L]."""
+
+    @property
+    def codebook(self) -> int:
+        """How many codes there are."""
+        ...
+
+    def readings(self) -> Mapping[str, Predict]:
+        """The ways of predicting that a report compares, by name, the one that later stages are given first.
+
+        TRUE_CODES is one of them: the codes of the motion in batch.tracks, and the tracks that they stand for."""
         ...
 
 

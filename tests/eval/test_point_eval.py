@@ -130,9 +130,9 @@ def test_up_is_known_from_the_camera_or_taken_from_the_picture() -> None:
     np.testing.assert_array_equal(bare.poses[2], plots3d.LEVEL)
 
 
-def test_the_space_of_a_prediction_is_read_without_computing_it() -> None:
-    assert points.prediction_space(Echo(), {}, batch()) == "camera"
-    assert points.prediction_space(Echo(space="image"), {}, batch()) == "image"
+def test_what_is_predicted_is_told_without_computing_it() -> None:
+    assert points.prediction_kind(Echo(), {}, batch()) == "space"
+    assert points.prediction_kind(Echo(space="image"), {}, batch()) == "picture"
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -17,7 +17,7 @@ from t2p.methods.amplify.images import ImageEncoder, one_after_the_other
 from t2p.methods.amplify.motion import cross_entropy, to_tracks, to_velocities
 from t2p.methods.amplify.tokenizer import MotionTokenizerStage
 from t2p.methods.attention import chosen_attention
-from t2p.methods.base import Variables
+from t2p.methods.base import MODEL, TAUGHT, TRUE_CODES, Predict, Variables
 from t2p.methods.bounds import COUNT, Bound, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.amplify import ForwardDynamics, MotionTokenizer
@@ -157,7 +157,27 @@ class ForwardDynamicsStage:
     def predict(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
         """Codes one after the other, greedily, and the tracks that they mean from where batch.tracks begins, [B, V, T,
         N, 2]; aux["codes"] [B, L]."""
-        codes = self.generate(variables, self.condition(variables, batch))
+        return self._prediction(variables, batch, self.generate(variables, self.condition(variables, batch)))
+
+    def predict_taught(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
+        """The same with the likeliest code after the true ones of batch.tracks, at every place (released code: what
+        its validation measures)."""
+        codes = self.codes(variables, self.inputs.tracks(batch)[0])
+        applied: Any = self.net.apply(self.net_variables(variables), self.condition(variables, batch), codes)
+        return self._prediction(variables, batch, applied[0].argmax(-1))
+
+    def reconstruct(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
+        """The true codes of batch.tracks and the tracks that they stand for."""
+        return self.motion.predict(self._tokenizer(variables), batch, rng)
+
+    @property
+    def codebook(self) -> int:
+        return self.motion.codebook
+
+    def readings(self) -> dict[str, Predict]:
+        return {MODEL: self.predict, TAUGHT: self.predict_taught, TRUE_CODES: self.reconstruct}
+
+    def _prediction(self, variables: Variables, batch: Batch, codes: Array) -> Prediction:
         start = self.inputs.tracks(batch)[0][:, :, 0]
         points = self.inputs.to_batch_tracks(self.decode(variables, codes, start))
         return Prediction(tracks=Tracks(points, jnp.ones(points.shape[:-1], bool)), aux={"codes": codes})

@@ -23,7 +23,7 @@ from t2p.methods.amplify.motion import (
     to_velocities,
 )
 from t2p.methods.attention import chosen_attention
-from t2p.methods.base import Variables
+from t2p.methods.base import TRUE_CODES, Predict, Variables
 from t2p.methods.bounds import COUNT, NUMBER, POSITIVE, Bound, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.metrics.tracks import amplify_measures, normalized_codebook_perplexity
@@ -165,6 +165,13 @@ class MotionTokenizerStage:
         points = self.inputs.to_batch_tracks(self.tracks(applied[0], tracks[:, :, 0]))
         return Prediction(tracks=Tracks(points, jnp.ones(points.shape[:-1], bool)), aux={"codes": applied[1]})
 
+    @property
+    def codebook(self) -> int:
+        return codebook_size(self.net.levels)
+
+    def readings(self) -> dict[str, Predict]:
+        return {TRUE_CODES: self.predict}
+
     def flops_per_example(self, batch: Batch) -> float:
         return 3 * net_flops(self.net)
 
@@ -185,7 +192,7 @@ class MotionTokenizerStage:
     def _metrics(self, loss: Array, output: Array, codes: Array, tracks: Array, rows: Array) -> dict[str, Array]:
         found = {"loss": loss} | measures(self.tracks(output, tracks[:, :, 0]), tracks, self.inputs.image_size[0], rows)
         used = jnp.where(rows[:, None], codes, -1)  # -1 is no code
-        return found | {"perplexity": normalized_codebook_perplexity(used, codebook_size(self.net.levels))}
+        return found | {"perplexity": normalized_codebook_perplexity(used, self.codebook)}
 
 
 def measures(predicted: Array, true: Array, height: int, rows: Array) -> dict[str, Array]:
