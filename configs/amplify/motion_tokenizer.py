@@ -68,8 +68,8 @@ def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.loss.weights = (0.5, 0.5)
     c.data.sources.videos = source_config()
     c.data.validation.held_out = source_config()
-    short_run(c, steps=800, learning_rate=3e-3, batches=8)
-    c.departures = ("width 128, 36 points a view, 512 codes, views of equal weight, velocities in pixels",)
+    short_run(c, steps=800, learning_rate=1e-3, batches=8)
+    c.departures = ("width 128, 36 points a view, 512 codes, views of equal weight, velocities 16 times as large",)
     return c
 
 

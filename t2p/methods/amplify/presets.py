@@ -7,9 +7,9 @@ import ml_collections
 VIEWS = ("front", "wrist")
 # The paper's tokenizer where it differs from the released code's (section 2.2, Appendix E).
 PAPER_TOKENIZER = {"latents": 16, "queries": "points"}
-# A narrower tokenizer with fewer codes, which sees pixels: with velocities as they are (a pixel is 1/64) all codes are
-# one for thousands of steps.
-CPU_TOKENIZER = {"dim": 128, "heads": 4, "mlp": 64, "codebook": 512, "dropout": 0.0, "input_scale": 64.0}
+# A narrower tokenizer with fewer codes, which sees velocities 16 times as large (a pixel is 1/4): with those as they
+# are all codes are one for thousands of steps. A narrower network of the points learns more slowly.
+CPU_TOKENIZER = {"dim": 128, "heads": 4, "codebook": 512, "dropout": 0.0, "input_scale": 16.0}
 CPU_DYNAMICS = {"depth": 3, "heads": 4, "dropout": 0.1, "classes": "codes"}
 CPU_INVERSE = {"depth": 2, "heads": 4, "dropout": 0.1, "actions": 8, "action_dim": 10}
 # No published weights are at hand: a small network with group norm, trained with the stage.
