@@ -44,7 +44,7 @@ def episode(number: int) -> Episode:
 
     frames = {view: rng.integers(0, 256, (LENGTH, SIZE, SIZE, 3), np.uint8) for view in VIEWS}
     language = (f"task {number % 2}",)
-    return Episode(str(number), 5.0, frames, language=language, tracks={"dis/amplify": {v: track_set() for v in VIEWS}})
+    return Episode(str(number), 5.0, frames, language=language, tracks={"simulator/amplify": {v: track_set() for v in VIEWS}})
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def stages(data: Path) -> dict[str, tuple[Any, Any, Path]]:
         stage = make_stage(c)
         batch = Batch(
             images={view: np.zeros((1, 1, SIZE, SIZE, 3), np.uint8) for view in VIEWS},
-            tracks={"dis/amplify": {v: Tracks(np.zeros((1, HORIZON, POINTS, 2)), np.ones(())) for v in VIEWS}},
+            tracks={"simulator/amplify": {v: Tracks(np.zeros((1, HORIZON, POINTS, 2)), np.ones(())) for v in VIEWS}},
             text=np.zeros((1, c.text.width), np.float32),
         )
         shapes = jax.eval_shape(stage.init, jax.random.key(0), batch)
@@ -142,7 +142,7 @@ def test_forward_dynamics_after_true_codes_is_its_validation(
     assert found["codes"][TAUGHT]["accuracy"] == pytest.approx(float(metrics["accuracy"]), abs=1e-6)
 
     points = np.asarray(restore(directory).predict(batch, jax.random.key(0)).tracks.points)  # each code after its own
-    true = np.stack([to_amplify(batch.tracks["dis/amplify"][view].points, (SIZE, SIZE)) for view in VIEWS], 1)
+    true = np.stack([to_amplify(batch.tracks["simulator/amplify"][view].points, (SIZE, SIZE)) for view in VIEWS], 1)
     own = to_amplify(points, (SIZE, SIZE), clamp=False)
     same(found["table 2"][MODEL][motion.ALL], amplify_measures(own, true, SIZE))
     for k, view in enumerate(VIEWS):

@@ -46,7 +46,7 @@ def episode(number: int) -> Episode:
             "proprio/gripper": rng.uniform(size=(LENGTH, 1)),
         },
         language=("push",),
-        tracks={"dis/amplify": {"front": tracks, "wrist": tracks}},
+        tracks={"simulator/amplify": {"front": tracks, "wrist": tracks}},
     )
 
 
