@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -86,6 +86,10 @@ class ImageEncoder:
         """own: as `find` gives them; pictures: [B, V, H, W, 3] in [0, 1] -> tokens [B, V, P, C] float32."""
         tokens = vision_tokens(self.net, own, pictures, self.size, normalise=self.normalise, pooled=self.pooled)
         return tokens.reshape(*pictures.shape[:2], self.tokens, self.net.width)
+
+    def exact(self) -> ImageEncoder:
+        """The same in float32."""
+        return replace(self, net=self.net.clone(dtype=jnp.float32))
 
     def flops(self) -> float:
         """Of one picture, forward."""
