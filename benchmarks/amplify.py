@@ -3,11 +3,14 @@
     python benchmarks/amplify.py                                             # t2p alone
     python benchmarks/amplify.py --official CHECKOUT --official_python OTHER_VENV/bin/python
     python benchmarks/amplify.py --only motion_tokenizer --rounds 5
+    python benchmarks/amplify.py --memory --only motion_tokenizer            # --official as above
 
 A train step is what training runs on a batch that is there: forward and backward with dropout, AdamW (clipped for the
 last two); no caches. motion_tokenizer: velocities of 2 x 400 points, 16 frames. forward_dynamics: ResNet-18 on 2 x 4
 pictures at 224, the frozen tokenizer's codes, the network. inverse_dynamics: the same encoder, 15 codes by greedy
 decoding, the Gaussian head. policy: pictures, 15 codes and a chunk of actions at batch 1, parameters not stacked.
+
+--memory: each side's peak of resident memory after its imports and after two steps, in a fresh process.
 
 CHECKOUT is a clone of pairlab/AMPLIFY; it needs torch, timm, einops, omegaconf and vector-quantize-pytorch in an
 interpreter of its own. Both sides take turns. Recorded results: docs/results.md.
@@ -17,9 +20,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from track_transformer import ask, module, race, report, serve, timed
@@ -36,11 +41,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--official", metavar="CHECKOUT", help="a clone of the original, timed beside t2p")
     parser.add_argument("--official_python", default=sys.executable, metavar="PYTHON", help="an interpreter with torch")
+    parser.add_argument("--memory", action="store_true", help="peak memory instead of times")
+    parser.add_argument("--peak", metavar="PART", help=argparse.SUPPRESS)  # this script as a fresh process
     parser.add_argument("--worker", nargs=2, metavar=("CHECKOUT", "PART"), help=argparse.SUPPRESS)  # the official side
     args = parser.parse_args()
+    if args.peak:
+        return peak(args.peak, args.batch, args.official)
     if args.worker:
         return serve(official_step(*args.worker, args.batch))
     for part in args.only:
+        if args.memory:
+            compare_memory(part, args)
+            continue
         rows = 1 if part == "policy" else args.batch
         print(f"\n{part}: batch {rows}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         sides: dict[str, Callable[[int], list[float]]] = {}
@@ -54,6 +66,43 @@ def main() -> None:
             worker.kill()
 
 
+def compare_memory(part: str, args: argparse.Namespace) -> None:
+    print(f"\n{part}: batch {args.batch}, peak of resident memory", flush=True)
+    official = [(args.official_python, ["--official", args.official])] if args.official else []
+    for interpreter, options in [*official, (sys.executable, [])]:
+        command = [interpreter, os.path.abspath(__file__), "--peak", part, "--batch", str(args.batch), *options]
+        subprocess.run(command, check=True)
+
+
+def peak(part: str, rows: int, official: str | None) -> None:
+    """Prints this process's peaks."""
+    if official:
+        import_official(official)
+    else:
+        import_t2p()
+    libraries = peak_mib()
+    if official:
+        step = official_step(official, part, rows)
+    else:
+        step = policy_step() if part == "policy" else train_step(part, rows)
+    step(), step()
+    side = "official" if official else "t2p"
+    print(f"{side:9s} {libraries:.0f} MiB after imports, {peak_mib():.0f} MiB after two steps", flush=True)
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def import_t2p() -> None:
+    import jax
+
+    import t2p.methods.registry
+    import t2p.train.defaults  # noqa: F401
+
+    jax.devices()
+
+
 def start_worker(args: argparse.Namespace, part: str) -> subprocess.Popen:
     command = [args.official_python, os.path.abspath(__file__), "--worker", args.official, part]
     command += ["--batch", str(args.batch)]
@@ -61,8 +110,7 @@ def start_worker(args: argparse.Namespace, part: str) -> subprocess.Popen:
 
 
 def made(part: str, rows: int) -> tuple[Any, Any, Any]:
-    """-> (stage, batch, fresh variables) at paper size."""
-    import jax
+    """-> (stage, batch, variables) at paper size."""
     import numpy as np
 
     from t2p.methods.registry import CONFIGURE, make_stage
@@ -81,7 +129,23 @@ def made(part: str, rows: int) -> tuple[Any, Any, Any]:
         actions=rng.uniform(-1, 1, (rows, 16, 7)).astype(np.float32),
         action_valid=np.ones((rows, 16), bool),
     )
-    return stage, batch, jax.jit(stage.init)(jax.random.key(0), batch)
+    return stage, batch, drawn(stage, batch)
+
+
+def drawn(stage: Any, batch: Any) -> Any:
+    """Variables that NumPy draws: compiling `init` takes longer than all that is timed, and 0.4 GB that stay taken."""
+    import jax
+    import numpy as np
+
+    rng = np.random.default_rng(1)
+
+    def draw(path: Any, x: Any) -> Any:
+        name = jax.tree_util.keystr(path[-1:])
+        if name in ("['scale']", "['var']"):
+            return jax.numpy.ones(x.shape, x.dtype)
+        return jax.numpy.array(0.02 * rng.standard_normal(x.shape, x.dtype))  # a copy, which the step can be donated
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(stage.init, jax.random.key(0), batch))
 
 
 def train_step(part: str, rows: int) -> Callable[[], None]:
@@ -137,6 +201,8 @@ def official_step(checkout: str, part: str, rows: int) -> Callable[[], None]:
 
     parts = official_models(checkout)
     tokenizer = parts["motion_tokenizer"]
+    if part == "motion_tokenizer":
+        parts = {part: tokenizer}  # the step needs no other, whose memory is given back
     b = 1 if part == "policy" else rows
     tracks, images = torch.rand(b, 2, 16, 400, 2) * 2 - 1, torch.rand(b, 2, 128, 128, 3)
     text, state, actions = torch.randn(b, 1, 512), torch.zeros(b, 9), torch.rand(b, 16, 7) * 2 - 1
@@ -186,20 +252,27 @@ def official_step(checkout: str, part: str, rows: int) -> Callable[[], None]:
     return step
 
 
-def official_models(checkout: str) -> dict[str, Any]:
-    """All parts of the authors' policy; what only training scripts and simulators need is left out."""
+@cache
+def import_official(checkout: str) -> Any:
+    """The authors' policy class; what only training scripts and simulators need is left out."""
     sys.path.insert(0, checkout)
     for name in ("amplify", "amplify.models", "amplify.models.encoders", "amplify.utils", "amplify.utils.model"):
         module(name).__path__ = [os.path.join(checkout, *name.split("."))]
     stand_ins()
     import timm
-    from omegaconf import OmegaConf
 
     create = timm.create_model
     timm.create_model = lambda *names, **options: create(*names, **{**options, "pretrained": False})
     from amplify.amplify import AMPLIFY
 
     sys.excepthook = sys.__excepthook__  # the release sets another one, which asks questions
+    return AMPLIFY
+
+
+def official_models(checkout: str) -> dict[str, Any]:
+    """All parts of the authors' policy."""
+    policy_class = import_official(checkout)
+    from omegaconf import OmegaConf
 
     def read(name: str) -> Any:
         return OmegaConf.load(os.path.join(checkout, "cfg", f"train_{name}.yaml"))
@@ -208,7 +281,7 @@ def official_models(checkout: str) -> dict[str, Any]:
     dynamics.forward_dynamics.text_encoder.use_preprocessed_embs = True
     inverse.update({"num_img_tokens": 49, "img_embed_dim": 1024, "text_embed_dim": 512})
     vision = OmegaConf.to_container(dynamics.forward_dynamics.vision_encoder)
-    policy = AMPLIFY(motion, dynamics, inverse, vision)
+    policy = policy_class(motion, dynamics, inverse, vision)
     parts = {name: getattr(policy, name) for name in PARTS[:3]}
     return {**parts, "images": policy.img_encoder, "policy": policy}
 

@@ -19,7 +19,7 @@ import numpy as np
 from t2p.io import UserError
 from t2p.models.fsq import FSQ
 from t2p.models.gpt import Decoder, Encoder
-from t2p.models.layers import Array, Dtype, Linear, uniform_by_fan_in
+from t2p.models.layers import Array, Dtype, Linear, uniform_by_fan_in, without_cudnn
 
 MASKS = ("causal", "none", "diagonal")
 DECODERS = ("steps", "points")
@@ -34,7 +34,10 @@ def attention_mask(kind: str, length: int) -> np.ndarray:
 
 
 class MotionTokenizer(nn.Module):
-    """Velocities of points -> a short sequence of codes -> motion classes of the points. See the methods."""
+    """Velocities of points -> a short sequence of codes -> motion classes of the points. See the methods.
+
+    `dtype` is the decoder's. All that leads to the codes is float32: half precision before the rounding names another
+    code for one in a hundred (benchmarks/amplify_codes.py)."""
 
     views: int
     points: int
@@ -76,13 +79,14 @@ class MotionTokenizer(nn.Module):
     def setup(self) -> None:
         stack: dict[str, Any] = {"heads": self.heads, "dim": self.dim, "dropout": self.dropout, "dtype": self.dtype}
         stack |= {"implementation": self.implementation, "remat": self.remat, "scan": self.scan}
-        self.input = Linear(self.dim, dtype=self.dtype)
+        exact = stack | {"dtype": jnp.float32, "implementation": without_cudnn(self.implementation)}
+        self.input = Linear(self.dim)
         if self.images:
-            self.image = Linear(self.dim, dtype=self.dtype)
+            self.image = Linear(self.dim)
         if self.latents:
             self.latent = self.param("latents", nn.initializers.normal(1.0), (1, self.latents, self.dim))
         kind: Any = Decoder if self.images else Encoder
-        self.encoder = kind(depth=self.depth, length=self.tokens + self.latents, **stack)
+        self.encoder = kind(depth=self.depth, length=self.tokens + self.latents, **exact)
         self.fsq = FSQ(self.levels, self.dim)
         by_step = self._by_step()
         self.decoder = Decoder(
@@ -112,9 +116,10 @@ class MotionTokenizer(nn.Module):
             x = velocities.reshape(b, v * t, n * 2)
         else:
             x = velocities.swapaxes(1, 2).reshape(b, t, v * n * 2)
-        z = self._encode(self.input(x * self.input_scale), images, train)
-        embeddings, codes, aux = self.fsq(z)
-        return embeddings, codes, {"encoded": z.astype(jnp.float32), **aux}
+        with jax.default_matmul_precision("highest"):
+            z = self._encode(self.input(x * self.input_scale), images, train)
+            embeddings, codes, aux = self.fsq(z)
+        return embeddings, codes, {"encoded": z, **aux}
 
     def _encode(self, x: Array, images: Array | None, train: bool) -> Array:
         """[b, tokens, d] -> [b, l, d]; learned latents stand after the motion and see all of it."""
@@ -186,7 +191,8 @@ class PointTail(nn.Module):
         of_token, of_point, of_view = jnp.split(kernel, 3)
         named = (point @ of_point)[None] + (view @ of_view)[:, None] + bias  # [v, n, hidden]
         hidden = nn.relu((x @ of_token)[:, :, :, None] + named[None, :, None])
-        logits = (hidden @ (w2 @ wh)) + ((x + b2) @ wh + bh)[:, :, :, None]
+        moved = hidden.reshape(-1, self.hidden) @ (w2 @ wh)  # two matrices: see Linear
+        logits = moved.reshape(*hidden.shape[:-1], self.classes) + ((x + b2) @ wh + bh)[:, :, :, None]
         return logits.astype(jnp.float32)
 
 
@@ -252,11 +258,19 @@ class ForwardDynamics(nn.Module):
     def __call__(self, cond: Array, codes: Array, train: bool = False) -> tuple[Array, Array]:
         """Teacher forcing. cond: as `condition` gives it; codes: [b, l] the true ones. -> logits [b, l, classes]
         float32, where l sees only the codes before it, and the trunk's output [b, v p + 1 + l, d]. train: dropout."""
+        out = self._forced(cond, codes, train, None)
+        return self.head(out[:, self.conditions :]).astype(jnp.float32), out
+
+    def logits(self, cond: Array, codes: Array, train: bool = False) -> Array:
+        """The same logits [b, l, classes] alone, for less work."""
+        return self.head(self._forced(cond, codes, train, self.length)).astype(jnp.float32)
+
+    def _forced(self, cond: Array, codes: Array, train: bool, last: int | None) -> Array:
+        """The trunk's output [b, last or all, d] with the true codes before each place."""
         start = jnp.broadcast_to(self.start, (cond.shape[0], 1, self.dim)).astype(self.dtype)
         known = self.fsq.embed(codes[:, :-1]).astype(self.dtype)
         x = jnp.concatenate([cond.astype(self.dtype), start, known], axis=1)
-        out, _ = self.trunk(x, jnp.asarray(self.mask()), train)
-        return self.head(out[:, self.conditions :]).astype(jnp.float32), out
+        return self.trunk(x, jnp.asarray(self.mask()), train, last=last)[0]
 
     def generate(self, cond: Array, train: bool = False) -> tuple[Array, Array]:
         """Greedy decoding with a cache of keys and values. train: dropout, from the rng "dropout", drawn anew for each
@@ -265,7 +279,7 @@ class ForwardDynamics(nn.Module):
         start = jnp.broadcast_to(self.start, (b, 1, self.dim)).astype(self.dtype)
         x = jnp.concatenate([cond.astype(self.dtype), start], axis=1)
         first = x.shape[1]
-        out, cache = self.trunk(x, mask[:first], train, cache=self.trunk.empty_cache(b))
+        out, cache = self.trunk(x, mask[:first], train, cache=self.trunk.empty_cache(b), last=1)
         code, logits = self._choose(out[:, -1])
 
         def step(module: ForwardDynamics, carry: tuple[Any, Array], at: Array) -> tuple[Any, tuple[Array, Array]]:

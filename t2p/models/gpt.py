@@ -41,9 +41,12 @@ class Stack(nn.Module):
         here = jax.lax.dynamic_slice_in_dim(table, at, x.shape[1])
         return dropout(x.astype(self.dtype) + here.astype(self.dtype), rate, self.rng(rate))
 
-    def layers(self, kind: Any, x: Array, each: Any, *shared: Any, train: bool) -> tuple[Array, Any]:
+    def layers(
+        self, kind: Any, x: Array, each: Any, *shared: Any, train: bool, final: dict[str, Any] | None = None
+    ) -> tuple[Array, Any]:
         """All layers of a kind, called (x, the layer's part of `each`, *shared) -> (x, what it gives). `each` and what
-        they give: trees with the layers first, or None."""
+        they give: trees with the layers first, or None. final: fields of the last layer that save it work; a scan,
+        whose layers are all alike, leaves them."""
         settings = self.settings(train)
         if self.scan:
             return self._scan(kind(**settings, name="blocks"), x, each, *shared)
@@ -51,7 +54,8 @@ class Stack(nn.Module):
         given = []
         for i in range(self.depth):
             part = jax.tree.map(lambda array, i=i: array[i], each)
-            x, out = kind(**settings, name=f"block_{i}")(x, part, *shared)
+            own = (final or {}) if i == self.depth - 1 else {}
+            x, out = kind(**settings, **own, name=f"block_{i}")(x, part, *shared)
             given.append(out)
         return x, jax.tree.map(lambda *parts: jnp.stack(parts), *given)
 
@@ -85,16 +89,24 @@ class Encoder(Stack):
 
     @nn.compact
     def __call__(
-        self, x: Array, mask: Array, train: bool = False, cache: Cache | None = None, at: Array | int = 0
+        self,
+        x: Array,
+        mask: Array,
+        train: bool = False,
+        cache: Cache | None = None,
+        at: Array | int = 0,
+        last: int | None = None,
     ) -> tuple[Array, Cache | None]:
-        """x: [b, n, d] -> [b, n, d] in `dtype`, and the cache with x's keys and values written in.
+        """x: [b, n, d] -> [b, n, d] in `dtype`, and the cache with x's keys and values written in. last: only so many
+        tokens from the end are asked for, and the last layer looks at the others without computing their outputs.
 
         mask: [n, m] bool, True where a token may look. With a cache x continues a sequence at position `at`, the cache
         has room for all m tokens (`empty_cache`) and mask's columns are its places; else m = n and no cache is given
         back. train: dropout, from the rng "dropout"."""
         x = self.embed(x, at, self.dropout if train else 0.0)
-        x, cache = self.layers(EncoderLayer, x, cache, mask, at, train=train)
-        return LayerNorm(EPSILON, use_bias=self.use_bias, name="norm")(x), cache
+        last = last or x.shape[1]
+        x, cache = self.layers(EncoderLayer, x, cache, mask, at, train=train, final={"last": last})
+        return LayerNorm(EPSILON, use_bias=self.use_bias, name="norm")(x[:, -last:]), cache
 
     def empty_cache(self, batch: int) -> Cache:
         """Room for `length` tokens."""
@@ -154,14 +166,17 @@ class Layer(nn.Module):
 
 
 class EncoderLayer(Layer):
+    last: int | None = None  # tokens from the end whose outputs are computed; None: all
+
     @nn.compact
     def __call__(self, x: Array, cache: Any, mask: Array, at: Array | int) -> tuple[Array, Any]:
-        """cache: this layer's keys and values [b, m, h, c], or None."""
+        """[b, n, d] -> [b, last or n, d]. cache: this layer's keys and values [b, m, h, c], or None."""
         q, k, v = self.split(self.linear(3 * x.shape[-1], "qkv")(self.norm("norm_1")(x)), 3)
         if cache is not None:
             old, new = cache, (k, v)
             cache = k, v = tuple(jax.lax.dynamic_update_slice(o, n, (0, at, 0, 0)) for o, n in zip(old, new))
-        x = x + self.attend(q, k, v, mask, "out")
+        last = self.last or x.shape[1]
+        x = x[:, -last:] + self.attend(q[:, -last:], k, v, mask[-last:], "out")
         return x + self.feed(self.norm("norm_2")(x), "mlp"), cache
 
 

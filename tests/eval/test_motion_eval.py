@@ -44,7 +44,9 @@ def episode(number: int) -> Episode:
 
     frames = {view: rng.integers(0, 256, (LENGTH, SIZE, SIZE, 3), np.uint8) for view in VIEWS}
     language = (f"task {number % 2}",)
-    return Episode(str(number), 5.0, frames, language=language, tracks={"simulator/amplify": {v: track_set() for v in VIEWS}})
+    return Episode(
+        str(number), 5.0, frames, language=language, tracks={"simulator/amplify": {v: track_set() for v in VIEWS}}
+    )
 
 
 @pytest.fixture(scope="module")

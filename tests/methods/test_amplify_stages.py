@@ -127,6 +127,20 @@ def test_forward_dynamics_predicts_without_seeing_the_future(made: Any) -> None:
     np.testing.assert_array_equal(moved.aux["codes"], predict(stage, variables, b).aux["codes"])
 
 
+def test_half_precision_chooses_the_same_codes_and_looks_once() -> None:
+    """A policy in bfloat16 plans on float32's codes; a shared image encoder (3 convolutions) is computed once."""
+    c = config("inverse_dynamics")
+    c.model.seen, codes, keys = "shared", [], jax.random.split(jax.random.key(0), ROWS)
+    b = batch(c)
+    variables = fresh(make_stage(c), b)
+    for dtype in ("float32", "bfloat16"):
+        c.dtype = dtype
+        plan = jax.jit(make_stage(c).plan).lower(variables, b, keys).compile()
+        codes.append(plan(variables, b, keys)[1]["codes"])
+        assert plan.as_text().count(" convolution(") == 3
+    np.testing.assert_array_equal(*codes)
+
+
 def test_padded_actions_are_left_out_on_request() -> None:
     c = config("inverse_dynamics")
     b = batch(c)

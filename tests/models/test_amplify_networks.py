@@ -150,6 +150,33 @@ def test_cached_decoding_equals_full_recomputation(scan: bool) -> None:
     np.testing.assert_array_equal(codes, full.argmax(-1))
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_logits_alone_are_those_of_the_whole_sequence(scan: bool) -> None:
+    """And so are their gradients: the last layer's outputs for the conditions were never used."""
+    model = ForwardDynamics(6, 7, classes=64, levels=(8, 5), dim=D, heads=4, depth=2, scan=scan)
+    params = start(model, 10, 12)
+    cond, codes = jax.random.normal(jax.random.key(3), (2, 7, D)), jnp.arange(14).reshape(2, 7)
+
+    def loss(params: Any, alone: bool) -> Any:
+        found = model.apply({"params": params}, cond, codes, method="logits" if alone else None)
+        logits = found if alone else found[0]
+        return jnp.square(logits - 1).sum(), logits
+
+    run = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    (grads, logits), (all_grads, all_logits) = run(params, True), run(params, False)
+    assert logits.shape == (2, 7, 64)
+    np.testing.assert_allclose(logits, all_logits, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), grads, all_grads)
+
+
+def test_half_precision_names_the_same_codes(params: Any) -> None:
+    """4000 codes; only the decoder is in bfloat16."""
+    x, half = velocities(batch=800), tokenizer(dtype=jnp.bfloat16)
+    np.testing.assert_array_equal(encode(half, params, x)[1], encode(tokenizer(), params, x)[1])
+    logits, exact = (m.apply({"params": params}, x[:4])[0] for m in (half, tokenizer()))
+    assert 1e-4 < np.abs(logits - exact).max() < 0.1
+
+
 def test_conditions_never_see_codes_and_codes_only_the_past() -> None:
     model = ForwardDynamics(6, 7, classes=64, levels=(8, 5), dim=D, heads=4, depth=2)
     own = {"params": start(model, 10, 12)}

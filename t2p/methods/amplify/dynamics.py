@@ -3,7 +3,7 @@ released code)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from t2p.methods.bounds import COUNT, Bound, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.amplify import ForwardDynamics, MotionTokenizer
 from t2p.models.fsq import codebook_size
+from t2p.models.layers import without_cudnn
 from t2p.types import Array, Batch, Prediction, Tracks, WindowSpec
 
 STAGE = "amplify.forward_dynamics"
@@ -85,7 +86,7 @@ def make_net(
 @dataclass(frozen=True)
 class ForwardDynamicsStage:
     """The frozen tokenizer (variables["frozen"]["tokenizer"]) names the codes and gives their embeddings, the image
-    encoder the tokens, `net` predicts."""
+    encoder the tokens, `net` predicts. It trains in config.dtype; `exact` is the stage with which codes are chosen."""
 
     motion: MotionTokenizerStage
     images: ImageEncoder
@@ -101,6 +102,13 @@ class ForwardDynamicsStage:
         net = make_net(config.model.dynamics, motion, tokens, config, platform)
         weights = (1.0,) * len(window.views)  # its loss is not used here
         return cls(MotionTokenizerStage(motion, window, weights, False), encoder, net)
+
+    def exact(self) -> ForwardDynamicsStage:
+        """The same in float32. Half precision, wherever it is left, moves the logits by a share of 0.004 and more, and
+        the best of 2048 with it once in a hundred times (benchmarks/amplify_codes.py)."""
+        implementation = without_cudnn(self.net.implementation)
+        net = self.net.clone(dtype=jnp.float32, implementation=implementation)
+        return replace(self, images=self.images.exact(), net=net)
 
     @property
     def model(self) -> ForwardDynamics:
@@ -139,10 +147,7 @@ class ForwardDynamicsStage:
         tracks, _ = self.inputs.tracks(batch)
         rows = counted_rows(batch, len(tracks), "tracks", "images", "features")
         codes = self.codes(variables, tracks)
-        cond = self.condition(variables, batch)
-        options: dict[str, Any] = {"train": True, "rngs": {"dropout": rng}} if train else {}
-        applied: Any = self.net.apply(self.net_variables(variables), cond, codes, **options)
-        logits = applied[0]
+        logits = self.logits(variables, batch, codes, rng) if train else self.exact_logits(variables, batch, codes)
         loss = row_mean(cross_entropy(logits, codes).mean(-1), rows)
         best = logits.argmax(-1)
         metrics = {"loss": loss, "accuracy": row_mean((best == codes).mean(-1), rows)}
@@ -157,14 +162,16 @@ class ForwardDynamicsStage:
     def predict(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
         """Codes one after the other, greedily, and the tracks that they mean from where batch.tracks begins, [B, V, T,
         N, 2]; aux["codes"] [B, L]."""
-        return self._prediction(variables, batch, self.generate(variables, self.condition(variables, batch)))
+        with jax.default_matmul_precision("highest"):
+            exact = self.exact()
+            codes = exact.generate(variables, exact.condition(variables, batch))
+        return self._prediction(variables, batch, codes)
 
     def predict_taught(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
         """The same with the likeliest code after the true ones of batch.tracks, at every place (released code: what
         its validation measures)."""
         codes = self.codes(variables, self.inputs.tracks(batch)[0])
-        applied: Any = self.net.apply(self.net_variables(variables), self.condition(variables, batch), codes)
-        return self._prediction(variables, batch, applied[0].argmax(-1))
+        return self._prediction(variables, batch, self.exact_logits(variables, batch, codes).argmax(-1))
 
     def reconstruct(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
         """The true codes of batch.tracks and the tracks that they stand for."""
@@ -181,6 +188,18 @@ class ForwardDynamicsStage:
         start = self.inputs.tracks(batch)[0][:, :, 0]
         points = self.inputs.to_batch_tracks(self.decode(variables, codes, start))
         return Prediction(tracks=Tracks(points, jnp.ones(points.shape[:-1], bool)), aux={"codes": codes})
+
+    def logits(self, variables: Variables, batch: Batch, codes: Array, dropout: jax.Array | None = None) -> Array:
+        """[B, L, classes] after the true codes. dropout: its rng, None: without."""
+        options: dict[str, Any] = {} if dropout is None else {"train": True, "rngs": {"dropout": dropout}}
+        own, cond = self.net_variables(variables), self.condition(variables, batch)
+        found: Any = self.net.apply(own, cond, codes, method="logits", **options)
+        return found
+
+    def exact_logits(self, variables: Variables, batch: Batch, codes: Array) -> Array:
+        """The same without dropout, in float32."""
+        with jax.default_matmul_precision("highest"):
+            return self.exact().logits(variables, batch, codes)
 
     def codes(self, variables: Variables, tracks: Array) -> Array:
         """The true codes [B, L] of tracks [B, V, T, N, 2]."""
@@ -234,4 +253,5 @@ def net_flops(net: ForwardDynamics, image: int, text: int) -> float:
     """Multiply-adds of the matrix products, times two, of one forward pass of one example."""
     d, length = net.dim, net.conditions + net.length
     trunk = net.depth * length * (12 * d * d + 2 * length * d)
+    trunk -= net.conditions * (9 * d * d + 2 * length * d)  # the last layer's outputs for them are not asked for
     return 2.0 * (trunk + net.image_tokens * image * d + text * d + net.length * d * net.classes)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -134,6 +134,10 @@ class ImageEncoder:
             "pooled": self.pooled,
             "weights": _digest(own),
         }
+
+    def exact(self) -> ImageEncoder:
+        """The same in float32."""
+        return replace(self, net=self.net.clone(dtype=jnp.float32))
 
     def flops(self) -> float:
         """Of one picture, forward; none where tokens are read."""

@@ -4,7 +4,7 @@ code)."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -271,19 +271,26 @@ class InverseDynamicsStage:
     def plan(self, variables: Variables, obs: Observation, rngs: jax.Array) -> tuple[Array, dict[str, Array]]:
         """A chunk of actions [B, Ta, A] in their own units, always on predicted codes; {"codes": [B, L]}, or {} without
         motion. rngs: [B] keys."""
-        codes = self.predict_codes(variables, obs, None) if self.sees_motion else None
-        inputs = self._condition(variables, obs, codes)
+        with jax.default_matmul_precision("highest"):
+            exact = self.exact()
+            codes = exact.predict_codes(variables, obs, None) if self.sees_motion else None
+            inputs = exact._condition(variables, obs, codes)
         actions = self.head.sample(variables["params"]["inverse"], inputs, rngs)
         return self.columns.decode(actions), {} if codes is None else {"codes": codes}
 
     def condition(self, variables: Variables, batch: Batch, dropout: jax.Array | None) -> Mapping[str, Array]:
-        """What the head is given in training. dropout: the rng of forward dynamics' own, None: without."""
-        codes = None
+        """What the head is given in training. dropout: the rng of forward dynamics' own, None: without. With dropout
+        its codes are not the likeliest ones anyway, and half precision is good enough for them."""
+        stage, codes = self if dropout is not None else self.exact(), None
         if self.sees_motion and self.codes == "true":
             codes = self.forward.codes(self.forward_variables(variables), self.inputs.tracks(batch)[0])
         elif self.sees_motion:
-            codes = self.predict_codes(variables, batch, dropout)
-        return self._condition(variables, batch, codes)
+            codes = stage.predict_codes(variables, batch, dropout)
+        return stage._condition(variables, batch, codes)
+
+    def exact(self) -> InverseDynamicsStage:
+        """With forward dynamics in float32, so that codes, and the features that it shares, are those of float32."""
+        return replace(self, forward=self.forward.exact())
 
     def predict_codes(self, variables: Variables, batch: Batch, dropout: jax.Array | None) -> Array:
         """[B, L], greedily."""
@@ -309,7 +316,7 @@ class InverseDynamicsStage:
         return {name: parts[name] for name in PARTS if name in self.head.net.parts}
 
     def _tokens(self, variables: Variables, batch: Batch) -> Array:
-        """[B, V, P, C]; XLA computes a shared encoder's features once, though they are asked for twice."""
+        """[B, V, P, C]; XLA computes a shared encoder's features once, though they are asked for twice (tested)."""
         views = self.inputs.views
         if self.own is not None:
             return self.own.see(self.own.find(variables), batch, views)
