@@ -97,7 +97,7 @@ def test_tracks_on_a_video_of_the_user(tmp_path: Path) -> None:
     assert "points (" in printed and "no truth to compare with" in printed
 
 
-@pytest.mark.parametrize("name", ["02", "03", "amplify"])
+@pytest.mark.parametrize("name", ["02", pytest.param("03", marks=pytest.mark.long), "amplify"])
 def test_shortened(name: str, tmp_path: Path) -> None:
     path = by_name(name)
     notebook = execute(path, tmp_path, SHORT[path.stem])

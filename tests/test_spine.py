@@ -56,6 +56,7 @@ def test_demo_with_a_real_video(tmp_path: Path, shared: Path) -> None:
     check_report(out / "report")
 
 
+@pytest.mark.long
 def test_rlds_with_a_shorter_horizon(tmp_path: Path, shared: Path) -> None:
     """Episodes of 10 steps: 4 real steps stretched to the model's 16, steps past the end masked."""
     data, train = tmp_path / "bridge", tmp_path / "train"

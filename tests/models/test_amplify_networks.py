@@ -196,7 +196,7 @@ def test_conditions_never_see_codes_and_codes_only_the_past() -> None:
     [
         pytest.param({"latents": 3}, 3, 35, marks=pytest.mark.long),
         pytest.param({"queries": "points"}, T, 35, marks=pytest.mark.long),
-        ({"classify": False}, T, 2),
+        pytest.param({"classify": False}, T, 2, marks=pytest.mark.long),
         pytest.param({"images": True}, T, 35, marks=pytest.mark.long),
         ({"latents": 8, "queries": "points", "images": True, "classify": False}, 8, 2),
     ],
