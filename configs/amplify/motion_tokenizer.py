@@ -3,7 +3,7 @@
 Data first: windows of tracks from every frame (docs/tracking.md). For `cpu`, collected episodes with two cameras:
 
     t2p collect tabletop/block_stack --episodes 100 --action_free --views front wrist --out FREE
-    t2p annotate --input FREE --out FREE --tracker dis --layout amplify --side 10
+    t2p annotate --input FREE --out FREE --tracker simulator --layout amplify --side 6
     t2p train --config configs/amplify/motion_tokenizer.py:cpu --workdir TOKENS \
         --config.data.sources.videos.path=FREE --config.data.validation.held_out.path=HELD_OUT
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from amplify_episodes import episode
 
 import t2p
 from t2p import checkpoint
@@ -15,34 +16,11 @@ from t2p.io import UserError
 from t2p.methods.instructed import instruct
 from t2p.train.defaults import source_config
 from t2p.train.loop import train
-from t2p.types import Batch, Episode, TrackSet
+from t2p.types import Batch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/amplify"
 STAGES = ("motion_tokenizer", "forward_dynamics", "inverse_dynamics")
-LENGTH, POINTS, SIZE = 6, 9, 128
-
-
-def episode(number: int) -> Episode:
-    rng = np.random.default_rng(number)
-    start = rng.uniform(0.2, 0.8, (POINTS, 2)).astype(np.float32)
-    walk = np.cumsum(rng.normal(0, 0.01, (LENGTH + 4, POINTS, 2)), 0).astype(np.float32)
-    windows = np.stack([start + walk[t : t + 4] - walk[t] for t in range(LENGTH)])
-    tracks = TrackSet(
-        "window", windows, np.ones(windows.shape[:-1], bool), np.zeros((POINTS, 3), np.float32), "dis", "1"
-    )
-    frames = rng.integers(0, 256, (2, LENGTH, SIZE, SIZE, 3), np.uint8)
-    return Episode(
-        id=f"{number}",
-        fps=20.0,
-        frames={"front": frames[0], "wrist": frames[1]},
-        columns={
-            "actions": rng.normal(size=(LENGTH, 10)),
-            "proprio/tool": rng.normal(size=(LENGTH, 9)),
-            "proprio/gripper": rng.uniform(size=(LENGTH, 1)),
-        },
-        language=("put the blue cube on the green one",),
-        tracks={"simulator/amplify": {"front": tracks, "wrist": tracks}},
-    )
+LENGTH, SIZE = 6, 128
 
 
 def config(name: str, data: Path) -> Any:
@@ -63,7 +41,9 @@ def config(name: str, data: Path) -> Any:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("amplify")
-    write_shard(folder / "d", "train", 0, map(episode, range(3)))
+    write_shard(
+        folder / "d", "train", 0, (episode(n, LENGTH, SIZE, "put the blue cube on the green one") for n in range(3))
+    )
     finish(folder / "d", shards={"train": 1})
     out = {"data": folder / "d"}
     earlier = {"forward_dynamics": {"tokenizer": "motion_tokenizer"}}

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from amplify_episodes import episode
 
 from t2p import checkpoint
 from t2p.cli.config import load_config
@@ -24,30 +25,11 @@ from t2p.train.defaults import source_config
 from t2p.train.features import Job, cache_features, check_features
 from t2p.train.loop import train
 from t2p.train.shapes import window_shapes
-from t2p.types import Batch, Episode, TrackSet
+from t2p.types import Batch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/amplify"
-POINTS, SIZE, LENGTH = 9, 24, 5
+SIZE, LENGTH = 24, 5
 TEXT = {"push": np.ones(64, np.float32)}
-
-
-def episode(number: int) -> Episode:
-    rng = np.random.default_rng(number)
-    points = rng.uniform(0.2, 0.8, (LENGTH, 4, POINTS, 2)).astype(np.float32)
-    tracks = TrackSet("window", points, np.ones(points.shape[:-1], bool), np.zeros((POINTS, 3), np.float32), "dis", "1")
-    frames = rng.integers(0, 256, (2, LENGTH, SIZE, SIZE, 3), np.uint8)
-    return Episode(
-        id=f"{number}",
-        fps=20.0,
-        frames={"front": frames[0], "wrist": frames[1]},
-        columns={
-            "actions": rng.uniform(-1, 1, (LENGTH, 10)),
-            "proprio/tool": rng.normal(size=(LENGTH, 9)),
-            "proprio/gripper": rng.uniform(size=(LENGTH, 1)),
-        },
-        language=("push",),
-        tracks={"simulator/amplify": {"front": tracks, "wrist": tracks}},
-    )
 
 
 def config(stage: str, where: Path, features: str = "", **images: Any) -> Any:
@@ -107,7 +89,7 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_data(folder: Path, numbers: Any) -> None:
     for shard, part in enumerate(np.split(np.array(numbers), 2)):
-        write_shard(folder, "train", shard, map(episode, part), codec="png")
+        write_shard(folder, "train", shard, (episode(n, LENGTH, SIZE, "push") for n in part), codec="png")
     finish(folder, shards={"train": 2})
 
 

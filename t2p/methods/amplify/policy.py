@@ -19,21 +19,17 @@ from t2p.types import ActionKind, Array, Observation, Observe
 @dataclass(frozen=True)
 class AmplifyPolicy:
     """decay: of the temporal ensemble (see t2p.methods.ensemble), above 0: older chunks weigh more. None: the first
-    action of each new chunk is taken. limit: policy steps of an episode, None: the task's. state: the chunks that were
+    action of each new chunk is taken. steps: of an episode, None: the task's. state: the chunks that were
     planned lately, one environment a row."""
 
     stage: InverseDynamicsStage
     action: ActionKind
     decay: float | None = 0.01
-    limit: int | None = None
+    steps: int | None = None
 
     @property
     def observe(self) -> Observe:
         return self.stage.observe
-
-    @property
-    def steps(self) -> int | None:
-        return self.limit
 
     @property
     def text(self) -> bool:

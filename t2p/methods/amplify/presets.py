@@ -1,4 +1,4 @@
-"""What AMPLIFY's three configs share: sizes for runs on a few CPU cores, and how LIBERO is trained on."""
+"""What AMPLIFY's three configs share: sizes for runs on a few CPU cores, and how LIBERO and Bridge are trained on."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def net_settings() -> dict[str, Any]:
         "queries": "steps",  # of the decoder (released); paper, section 2.2: points
         "output": "classes",  # or velocities, with the squared error (paper, Appendix E)
         "per_view": False,
-        "input_scale": 1.0,  # velocities as they are; 64 is pixels of a 128 x 128 picture, which short runs need
+        "input_scale": 1.0,  # the encoder sees velocities times this; released: as they are, a pixel is 1/64
         "dropout": 0.1,
     }
 
@@ -147,6 +147,7 @@ class MotionTokenizerStage:
         return {"params": self.net.init({"params": rng}, velocities)["params"], "batch_stats": {}, "frozen": {}}
 
     def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
+        """In validation also the measures of what the codes give back, as tracks."""
         tracks, valid = self.inputs.tracks(batch)
         rows = counted_rows(batch, len(tracks), "tracks")
         options: dict[str, Any] = {"train": True, "rngs": {"dropout": rng}} if train else {}
@@ -156,7 +157,11 @@ class MotionTokenizerStage:
         counted = valid[:, None, 1:] if self.mask_padding else jnp.ones_like(each)
         of_views = (each * counted).sum(-1) / jnp.maximum(counted.sum(-1), 1)
         loss = row_mean(of_views @ jnp.asarray(self.weights), rows)
-        return loss, {"metrics": self._metrics(loss, output, codes, tracks, rows), "batch_stats": {}}
+        used = jnp.where(rows[:, None], codes, -1)  # -1 is no code
+        metrics = {"loss": loss, "perplexity": normalized_codebook_perplexity(used, self.codebook)}
+        if not train:
+            metrics |= measures(self.tracks(output, tracks[:, :, 0]), tracks, self.inputs.image_size[0], rows)
+        return loss, {"metrics": metrics, "batch_stats": {}}
 
     def predict(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
         """The tracks of all views as the codes give them back, [B, V, T, N, 2]; aux["codes"] [B, L]."""
@@ -188,11 +193,6 @@ class MotionTokenizerStage:
         if self.net.classify:
             return cross_entropy(output, to_classes(tracks, self.net.window, self.inputs.image_size)).mean(-1)
         return jnp.square(output - to_velocities(tracks)).mean((-2, -1))
-
-    def _metrics(self, loss: Array, output: Array, codes: Array, tracks: Array, rows: Array) -> dict[str, Array]:
-        found = {"loss": loss} | measures(self.tracks(output, tracks[:, :, 0]), tracks, self.inputs.image_size[0], rows)
-        used = jnp.where(rows[:, None], codes, -1)  # -1 is no code
-        return found | {"perplexity": normalized_codebook_perplexity(used, self.codebook)}
 
 
 def measures(predicted: Array, true: Array, height: int, rows: Array) -> dict[str, Array]:
