@@ -149,9 +149,11 @@ def drawn(stage: Any, batch: Any) -> Any:
 
 
 def train_step(part: str, rows: int) -> Callable[[], None]:
-    """A step as the training loop makes it, without the loop: jitted, state donated."""
+    """A step as the training loop makes it, without the loop: compiled ahead, state donated."""
     import jax
     import optax
+
+    from t2p.train.compilation import lean
 
     stage, batch, variables = made(part, rows)
     clip = [] if part == "motion_tokenizer" else [optax.clip_by_global_norm(1.0)]
@@ -164,13 +166,13 @@ def train_step(part: str, rows: int) -> Callable[[], None]:
         updates, moments = optimizer.update(grads, moments, params)
         return (optax.apply_updates(params, updates), moments), loss
 
-    jitted = jax.jit(update, donate_argnums=0)
     state, count = (variables["params"], optimizer.init(variables["params"])), 0
+    compiled = lean(jax.jit(update, donate_argnums=0).lower(state, rest, jax.random.key(0)))
     print(f"t2p: jax {jax.__version__}, {jax.default_backend()}", flush=True)
 
     def step() -> None:
         nonlocal state, count
-        state, loss = jitted(state, rest, jax.random.key(count))
+        state, loss = compiled(state, rest, jax.random.key(count))
         jax.block_until_ready((state, loss))
         count += 1
 

@@ -9,6 +9,7 @@ c classes of a motion.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,8 @@ from t2p.io import UserError
 from t2p.models.fsq import FSQ
 from t2p.models.gpt import Decoder, Encoder
 from t2p.models.layers import Array, Dtype, Linear, uniform_by_fan_in, without_cudnn
+
+Error = Callable[[Array, Array], Array]
 
 MASKS = ("causal", "none", "diagonal")
 DECODERS = ("steps", "points")
@@ -133,13 +136,30 @@ class MotionTokenizer(nn.Module):
             z = self.encoder(x, self.image(images), mask, train)
         return z[:, -self.length :]
 
+    def errors(
+        self, velocities: Array, error: Error, targets: Array, images: Array | None = None, train: bool = False
+    ) -> tuple[Array, Array]:
+        """What training needs: the error of each step [b, v, t] and the codes [b, l]. error: of a view's logits
+        [b, t, n, c] and its targets [b, ...], to [b, t]; targets: [b, v, ...]. The decoder's tail does one view after
+        the other, forward and backward, so that the logits of all views are never there at once."""
+        embeddings, codes, _ = self.encode(velocities, images, train)
+        x = self._decoded(embeddings, train)
+        if self._by_step():
+            return self.tail.errors(x.reshape(len(x), -1, self.steps, self.dim), error, targets), codes
+        return jax.vmap(error, in_axes=1, out_axes=1)(self._motions(x), targets), codes
+
     def decode(self, embeddings: Array, train: bool = False) -> Array:
         """[b, l, d] -> logits [b, v, t, n, c] float32."""
-        b = embeddings.shape[0]
-        x = self.decoder(jnp.zeros((b, self.decoder.length, self.dim)), embeddings, train=train)
-        if self._by_step():
-            return self.tail(x.reshape(b, -1, self.steps, self.dim))
-        shape = (b, self.views, self.points, self.steps, self.outputs)
+        x = self._decoded(embeddings, train)
+        return self.tail(x.reshape(len(x), -1, self.steps, self.dim)) if self._by_step() else self._motions(x)
+
+    def _decoded(self, embeddings: Array, train: bool) -> Array:
+        queries = jnp.zeros((len(embeddings), self.decoder.length, self.dim))
+        return self.decoder(queries, embeddings, train=train)
+
+    def _motions(self, x: Array) -> Array:
+        """A token for each point of each view [b, v n, d] -> [b, v, t, n, c] float32."""
+        shape = (len(x), self.views, self.points, self.steps, self.outputs)
         return self.head(x).reshape(shape).swapaxes(2, 3).astype(jnp.float32)
 
     def _by_step(self) -> bool:
@@ -179,21 +199,47 @@ class PointTail(nn.Module):
     dim: int
     dtype: Dtype
 
-    @nn.compact
+    def setup(self) -> None:
+        normal = nn.initializers.normal(1.0)
+        self.of_points = self.param("points", normal, (self.points, self.dim))
+        self.of_views = self.param("views", normal, (self.views, self.dim))
+        self.fc1, self.fc2 = Affine(3 * self.dim, self.hidden), Affine(self.hidden, self.dim)
+        self.head = Affine(self.dim, self.classes)
+
     def __call__(self, x: Array) -> Array:
         """[b, v or 1, t, d] -> [b, v, t, n, c] float32."""
-        normal = nn.initializers.normal(1.0)
-        point = self.param("points", normal, (self.points, self.dim)).astype(self.dtype)
-        view = self.param("views", normal, (self.views, self.dim)).astype(self.dtype)
-        first = Affine(3 * self.dim, self.hidden, name="fc1")
-        second, head = Affine(self.hidden, self.dim, name="fc2"), Affine(self.dim, self.classes, name="head")
-        (kernel, bias), (w2, b2), (wh, bh) = ([a.astype(self.dtype) for a in m()] for m in (first, second, head))
-        of_token, of_point, of_view = jnp.split(kernel, 3)
-        named = (point @ of_point)[None] + (view @ of_view)[:, None] + bias  # [v, n, hidden]
-        hidden = nn.relu((x @ of_token)[:, :, :, None] + named[None, :, None])
-        moved = hidden.reshape(-1, self.hidden) @ (w2 @ wh)  # two matrices: see Linear
-        logits = moved.reshape(*hidden.shape[:-1], self.classes) + ((x + b2) @ wh + bh)[:, :, :, None]
-        return logits.astype(jnp.float32)
+        first, last, named, kernel = self._products(x)
+        return _classes(first, last, named[:, None], kernel)
+
+    def errors(self, x: Array, error: Error, targets: Array) -> Array:
+        """[b, v or 1, t, d] and [b, v, ...] -> [b, v, t], one view after the other; see MotionTokenizer.errors."""
+        first, last, named, kernel = self._products(x)
+
+        @jax.checkpoint
+        def of_view(at: tuple[Array, Array, Array, Array]) -> Array:
+            first, last, named, targets = at
+            return error(_classes(first, last, named, kernel), targets)
+
+        views = [jnp.broadcast_to(y, (len(x), self.views, *y.shape[2:])).swapaxes(0, 1) for y in (first, last)]
+        return jax.lax.map(of_view, (*views, named, targets.swapaxes(0, 1))).swapaxes(0, 1)
+
+    def _products(self, x: Array) -> tuple[Array, Array, Array, Array]:
+        """[b, ., t, d] -> of the tokens, [b, ., t, hidden] to the network and [b, ., t, c] to the head; of points and
+        views, [v, n, hidden]; and the kernel of the network's second layer and the head together, [hidden, c]."""
+        point, view = self.of_points.astype(self.dtype), self.of_views.astype(self.dtype)
+        (w1, b1), (w2, b2), (wh, bh) = (
+            [a.astype(self.dtype) for a in affine()] for affine in (self.fc1, self.fc2, self.head)
+        )
+        of_token, of_point, of_view = jnp.split(w1, 3)
+        named = (point @ of_point)[None] + (view @ of_view)[:, None] + b1
+        return x @ of_token, (x + b2) @ wh + bh, named, w2 @ wh
+
+
+def _classes(first: Array, last: Array, named: Array, kernel: Array) -> Array:
+    """[..., t, hidden], [..., t, c], [..., n, hidden] and [hidden, c] -> [..., t, n, c] float32."""
+    hidden = nn.relu(first[..., None, :] + named)
+    moved = hidden.reshape(-1, hidden.shape[-1]) @ kernel  # two matrices: see Linear
+    return (moved.reshape(*hidden.shape[:-1], -1) + last[..., None, :]).astype(jnp.float32)
 
 
 class Affine(nn.Module):

@@ -1,7 +1,8 @@
-"""Compiled programs kept in the workdir, so that a restart does not compile again."""
+"""Compiling: programs kept in the workdir, so that a restart does not compile again, and memory given back."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -33,6 +34,16 @@ def kept_programs(workdir: PathLike, wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         _use(None)
+
+
+def lean(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiled, and the memory that compiling took given back: XLA frees hundreds of MiB in pieces that glibc would keep
+    for more of their kind, beside the arrays that are to come."""
+    compiled = lowered.compile()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
+    return compiled
 
 
 def _use(folder: str | None) -> None:

@@ -23,6 +23,7 @@ from t2p.io import UserError
 from t2p.methods.base import Stage
 from t2p.methods.registry import make_stage
 from t2p.train.bounds import check_values
+from t2p.train.compilation import lean
 from t2p.train.evals import Eval, validation
 from t2p.train.feed import Batches, group_of, to_device
 from t2p.train.init_from import held_paths
@@ -69,7 +70,7 @@ class Plan:
         shardings = jax.tree.map(lambda x: x.sharding, self.state), NamedSharding(self.mesh, PartitionSpec())
         step = partial(several, self.step) if self.config.dispatch > 1 else self.step
         jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
-        return jitted.lower(self.state, self.batch_shapes()).compile()
+        return lean(jitted.lower(self.state, self.batch_shapes()))
 
     def batch_shapes(self) -> Batch:
         """`example` with where it lies, and one for each step of a dispatch."""

@@ -66,6 +66,32 @@ def test_codes_alone_give_the_same_motion(params: Any) -> None:
     assert logits.shape == (2, V, T, N, 35)
 
 
+@pytest.mark.parametrize("changes", [{}, {"per_view": True}, {"queries": "points"}])
+def test_errors_view_by_view_are_those_of_all_views(changes: dict[str, Any]) -> None:
+    model, x = tokenizer(**changes), velocities()
+    params = jax.jit(model.init)(jax.random.key(1), x)["params"]
+
+    def error(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        return jnp.square(logits - targets[..., :1]).mean((-2, -1))
+
+    def at_once(params: Any) -> jax.Array:
+        logits: Any = model.apply({"params": params}, x)
+        return error(logits[0], x).swapaxes(1, 2)
+
+    def one_by_one(params: Any) -> jax.Array:
+        found: Any = model.apply({"params": params}, x, error, x, method="errors")
+        return found[0].swapaxes(1, 2)
+
+    def gradients(of: Any) -> Any:
+        weights = jnp.arange(1.0, V + 1)  # views that count differently
+        return jax.jit(jax.grad(lambda p: (of(p) * weights).sum()))(params)
+
+    np.testing.assert_allclose(one_by_one(params), at_once(params), rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradients(one_by_one), gradients(at_once)
+    )
+
+
 @pytest.mark.parametrize(("mask", "changed"), [("causal", [3, 4]), ("none", [0, 1, 2, 3, 4]), ("diagonal", [3])])
 def test_what_a_code_sees(params: Any, mask: str, changed: list[int]) -> None:
     model, x = tokenizer(mask=mask), velocities()

@@ -150,10 +150,15 @@ class MotionTokenizerStage:
         """In validation also the measures of what the codes give back, as tracks."""
         tracks, valid = self.inputs.tracks(batch)
         rows = counted_rows(batch, len(tracks), "tracks")
-        options: dict[str, Any] = {"train": True, "rngs": {"dropout": rng}} if train else {}
-        applied: Any = self.net.apply({"params": variables["params"]}, to_velocities(tracks), **options)
-        output, codes, _ = applied
-        each = self._errors(output, tracks)  # [B, V, T - 1]
+        params, velocities = {"params": variables["params"]}, to_velocities(tracks)
+        if train:
+            options: dict[str, Any] = {"train": True, "rngs": {"dropout": rng}, "method": "errors"}
+            applied: Any = self.net.apply(params, velocities, self._errors, tracks, **options)
+            each, codes = applied  # [B, V, T - 1], [B, L]
+        else:
+            applied = self.net.apply(params, velocities)
+            output, codes, _ = applied
+            each = self._errors(output, tracks)
         counted = valid[:, None, 1:] if self.mask_padding else jnp.ones_like(each)
         of_views = (each * counted).sum(-1) / jnp.maximum(counted.sum(-1), 1)
         loss = row_mean(of_views @ jnp.asarray(self.weights), rows)
@@ -189,7 +194,7 @@ class MotionTokenizerStage:
         return to_tracks(self.velocities(output), start)
 
     def _errors(self, output: Array, tracks: Array) -> Array:
-        """[B, V, T - 1], means over the points."""
+        """[..., T - 1, N, c] and [..., T, N, 2] -> [..., T - 1], means over the points."""
         if self.net.classify:
             return cross_entropy(output, to_classes(tracks, self.net.window, self.inputs.image_size)).mean(-1)
         return jnp.square(output - to_velocities(tracks)).mean((-2, -1))
