@@ -28,6 +28,7 @@ SAME_PHYSICS = ("2.3.7", "3.3.2")
 # What the recordings' own tolerances leave out.
 COMPARE = {"reset_samples": {"atol": 1e-9}, "model": {"atol": 1e-6}}
 NAMES = ("body", "joint", "actuator", "site", "geom", "camera", "sensor")
+NUMBERS = ("body_", "jnt_", "dof_", "geom_", "site_", "actuator_", "cam_", "light_", "qpos0")  # of a model
 COUNTS = ("nq", "nv", "nu", "nbody", "njnt", "ngeom", "nsite", "ncam", "nsensor")
 
 
@@ -132,3 +133,15 @@ def _instances(meta: dict[str, Any]) -> tuple[str, ...]:
 def scene(meta: dict[str, Any]) -> mujoco.MjModel:
     """The task's compiled model."""
     return build(*_problem(meta)).compile()
+
+
+def model_arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
+    """A compiled model as the recordings have it: names, counts, all numbers."""
+    kinds = {"joint": model.njnt, "camera": model.ncam, "actuator": model.nu}
+    found: dict[str, np.ndarray] = {}
+    for kind in NAMES:
+        count = kinds.get(kind) or getattr(model, f"n{kind}")
+        found[f"model/summary/{kind}_names"] = np.array([getattr(model, kind)(i).name for i in range(count)], str)
+    found |= {f"model/summary/{count}": np.array(getattr(model, count)) for count in COUNTS}
+    fields = {name: getattr(model, name) for name in dir(model) if name.startswith(NUMBERS)}
+    return found | {f"model/arrays/{k}": np.array(v) for k, v in fields.items() if isinstance(v, np.ndarray)}
