@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,10 +22,22 @@ from t2p.sim.libero.bddl import Named, Problem
 from t2p.sim.libero.catalog import ARENAS, CATEGORIES, Arena, Table
 from t2p.sim.robots.base import set_damping
 
-# What the model is for: `faithful` is drawn as the original is; `fast` is drawn with a smaller shadow map, in software
-# several times faster; `physics` has nothing that is only looked at, and moves as the others do.
+# What the model is for: `faithful` is drawn as the original is; `fast` is drawn in software several times faster;
+# `physics` has nothing that is only looked at. All three move alike, bit for bit.
 Profile = Literal["faithful", "fast", "physics"]
-SHADOW_MAP = {"faithful": 4096, "fast": 1024}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What drawing costs. shadow_map: pixels of its side (no light of LIBERO's own scenes casts shadows); samples: per
+    pixel; reflections: each reflecting plane or box that is seen has the scene drawn once more."""
+
+    shadow_map: int
+    samples: int
+    reflections: bool
+
+
+DRAWINGS = {"faithful": Drawing(4096, 4, True), "fast": Drawing(1024, 0, False)}
 
 ROBOT, GRIPPER, MOUNT = "robot0_", "gripper0_", "mount0_"
 
@@ -38,8 +51,7 @@ _OBJECT_DAMPING = 0.0005
 def build(problem: Problem, assets: Assets, profile: Profile = "faithful") -> mujoco.MjSpec:
     """The scene of a problem. Fixtures lie at the origin: reset places them (model.body_pos, model.body_quat).
 
-    UserError for a problem class, category or profile that is not known and for a file that is missing. Source: spec
-    of the merged model, LIBERO 8f1084e with robosuite 1.4.1."""
+    UserError for a problem class, category or profile that is not known and for a file that is missing."""
     if profile not in get_args(Profile):
         raise UserError(f"unknown profile {profile!r}; expected one of {', '.join(get_args(Profile))}")
     arena = _arena(problem)
@@ -53,7 +65,7 @@ def build(problem: Problem, assets: Assets, profile: Profile = "faithful") -> mu
     if profile == "physics":
         _strip(spec)
     else:
-        spec.visual.quality.shadowsize = SHADOW_MAP[profile]
+        _set_drawing(spec, DRAWINGS[profile])
     return spec
 
 
@@ -79,6 +91,13 @@ def _set_options(spec: mujoco.MjSpec) -> None:
     for texture in spec.textures:
         if hasattr(texture, "colorspace"):  # newer MuJoCo would draw pictures that are tagged sRGB darker
             texture.colorspace = mujoco.mjtColorSpace.mjCOLORSPACE_LINEAR
+
+
+def _set_drawing(spec: mujoco.MjSpec, drawing: Drawing) -> None:
+    spec.visual.quality.shadowsize, spec.visual.quality.offsamples = drawing.shadow_map, drawing.samples
+    if not drawing.reflections:
+        for material in spec.materials:
+            material.reflectance = 0
 
 
 @functools.lru_cache(maxsize=64)
