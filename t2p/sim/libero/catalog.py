@@ -162,7 +162,7 @@ class Arena:
     """The surroundings of a problem class. xml: in the assets' folder; floor, wall: pictures in its textures/.
     surface: category of the fixture that is the arena's own surface, in body `body`; base: the robot's; mounted: on the
     Rethink mount. offset: of placement; fixture_z: added for fixtures; shrink: whether objects keep their radius from a
-    range's border; zone: (x, y) that is added to the regions' sites and their height in the world."""
+    range's border; zone: (x, y, z) in the body's frame that the regions' sites are moved by."""
 
     xml: str
     floor: str
@@ -211,7 +211,7 @@ ARENAS: Mapping[str, Arena] = {
         offset=(0.0, 0.0, 0.90),
         fixture_z=-0.04,
         shrink=True,
-        zone=(0.0, 0.0, 0.895),
+        zone=(0.0, 0.0, 0.02),
         views=_views((0.6586131746834771, 0.0, 1.6103500240372423), _Q1, (1.0, 0.0, 1.48)),
         table=Table((0.5, 0.6, 0.025), (0.6, 0.005, 0.0001), 0.90),
     ),
@@ -226,7 +226,7 @@ ARENAS: Mapping[str, Arena] = {
         offset=(0.0, 0.0, 0.90),
         fixture_z=-0.04,
         shrink=False,
-        zone=(0.0, 0.0, 0.875),
+        zone=(0.0, 0.0, 0.0),
         views=_views((0.6586131746834771, 0.0, 1.6103500240372423), _Q1, (1.0, 0.0, 1.48), (2.1, 0.535, 2.075)),
         table=Table((0.5, 0.6, 0.025), (1.0, 0.005, 0.0001), 0.90),
     ),
