@@ -1,70 +1,78 @@
-"""Which of a scene's things touch, as LIBERO's MuJoCo 2.3.7 says it."""
+"""Which of a scene's things touch, as MuJoCo 2.3.7, with which LIBERO's results were made, would say."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import mujoco
 import numpy as np
 
-_COLLISION = 0  # group of geoms
-
 
 @dataclass(frozen=True)
 class Contacts:
-    """The things of one compiled model. owner: [ngeom] int, the number of the thing that a collision geom belongs to,
-    `things` for all other geoms."""
+    """The things of one compiled model. geoms: [g] of each thing, by its number, those that count."""
 
     model: mujoco.MjModel
-    owner: np.ndarray
-    things: int
+    geoms: tuple[np.ndarray, ...]
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """[ngeom] int: the number of the thing whose geom it is, len(geoms) where it is none's."""
+        owner = np.full(self.model.ngeom, len(self.geoms))
+        for number, geoms in enumerate(self.geoms):
+            owner[geoms] = number
+        return owner
 
     def touching(self, data: mujoco.MjData) -> np.ndarray:
-        """[things + 1, things + 1] bool: whether any contact joins a geom of one with a geom of the other."""
-        touching = np.zeros((self.things + 1, self.things + 1), bool)
+        """[things + 1, things + 1] bool: whether any contact in `data` joins a geom of one with a geom of the other."""
+        touching = np.zeros((len(self.geoms) + 1,) * 2, bool)
         a, b = self.owner[data.contact.geom].T
         touching[a, b] = touching[b, a] = True
         return touching
 
-    def box_pairs(self, a: int, b: int) -> np.ndarray:
-        """[2, pairs]: the boxes of two things that may collide, each of one with each of the other."""
+    def pair(self, a: int, b: int) -> Pair:
+        """Two things by their numbers."""
         model = self.model
-        boxes = [np.flatnonzero((self.owner == n) & (model.geom_type == mujoco.mjtGeom.mjGEOM_BOX)) for n in (a, b)]
-        first, second = (grid.ravel() for grid in np.meshgrid(*boxes, indexing="ij"))
+        boxes = [geoms[model.geom_type[geoms] == mujoco.mjtGeom.mjGEOM_BOX] for geoms in (self.geoms[a], self.geoms[b])]
+        first, second = (grid.ravel() for grid in np.meshgrid(*boxes))
         kinds, affinities, welds = model.geom_contype, model.geom_conaffinity, model.body_weldid[model.geom_bodyid]
-        may = (kinds[first] & affinities[second]) | (kinds[second] & affinities[first])
-        kept = (may != 0) & (welds[first] != welds[second])
-        return np.stack([first[kept], second[kept]])
+        collide = (kinds[first] & affinities[second]) | (kinds[second] & affinities[first])
+        kept = (collide != 0) & (welds[first] != welds[second])
+        return Pair(model, (a, b), first[kept], second[kept])
 
 
-def find_contacts(model: mujoco.MjModel, roots: Sequence[int]) -> Contacts:
-    """Things are given by the bodies at the roots of their trees."""
-    by_root = np.full(model.nbody, len(roots))
-    by_root[list(roots)] = np.arange(len(roots))
-    by_geom = by_root[model.body_rootid[model.geom_bodyid]]
-    return Contacts(model, np.where(model.geom_group == _COLLISION, by_geom, len(roots)), len(roots))
+@dataclass(frozen=True)
+class Pair:
+    """Two things. numbers: theirs; a, b: [pairs], each box of one with each of the other, where they may collide."""
+
+    model: mujoco.MjModel
+    numbers: tuple[int, int]
+    a: np.ndarray
+    b: np.ndarray
+
+    def touch(self, data: mujoco.MjData, touching: np.ndarray) -> bool:
+        """MuJoCo 2.3.7 makes contacts of two boxes wherever they overlap. Newer ones make none where one has gone deep
+        into the other; such boxes are found here. touching: of Contacts."""
+        return bool(touching[self.numbers]) or self._boxes_overlap(data)
+
+    def _boxes_overlap(self, data: mujoco.MjData) -> bool:
+        """The separating axis theorem, for all pairs whose bounding spheres overlap."""
+        apart, radius, sizes = (
+            data.geom_xpos[self.b] - data.geom_xpos[self.a],
+            self.model.geom_rbound,
+            self.model.geom_size,
+        )
+        near = np.einsum("pi,pi->p", apart, apart) < (radius[self.a] + radius[self.b]) ** 2
+        a, b, apart = self.a[near], self.b[near], apart[near]
+        axes_a, axes_b = (data.geom_xmat[geoms].reshape(-1, 3, 3).swapaxes(1, 2) for geoms in (a, b))
+        crossed = np.cross(axes_a[:, :, None], axes_b[:, None]).reshape(-1, 9, 3)
+        axes = np.concatenate([axes_a, axes_b, crossed], axis=1)  # [pairs, 15, 3]
+        reach = _reach(axes, axes_a, sizes[a]) + _reach(axes, axes_b, sizes[b])
+        separated = np.abs(np.einsum("pci,pi->pc", axes, apart)) > reach
+        return bool((~separated.any(axis=1)).any())
 
 
-def boxes_overlap(model: mujoco.MjModel, data: mujoco.MjData, pairs: np.ndarray) -> bool:
-    """Whether the boxes of any pair [2, pairs] overlap.
-
-    MuJoCo 2.3.7 makes contacts of two boxes wherever they overlap; newer ones make none where one box is so deep in
-    the other that all corners of their common face lie beyond it."""
-    a, b = pairs
-    apart = data.geom_xpos[b] - data.geom_xpos[a]
-    near = (apart**2).sum(1) < (model.geom_rbound[a] + model.geom_rbound[b]) ** 2
-    if not near.any():
-        return False
-    a, b, apart = a[near], b[near], apart[near]
-    axes_a, axes_b = (data.geom_xmat[g].reshape(-1, 3, 3).swapaxes(1, 2) for g in (a, b))
-    crossed = np.cross(axes_a[:, :, None], axes_b[:, None]).reshape(-1, 9, 3)
-    candidates = np.concatenate([axes_a, axes_b, crossed], axis=1)  # of the separating axis theorem, [pairs, 15, 3]
-    reach = _reach(candidates, axes_a, model.geom_size[a]) + _reach(candidates, axes_b, model.geom_size[b])
-    separated = np.abs((candidates @ apart[:, :, None])[..., 0]) > reach
-    return bool((~separated.any(axis=1)).any())
-
-
-def _reach(directions: np.ndarray, axes: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """[pairs, directions]: how far boxes with these axes [pairs, 3, 3] (rows) and half sizes [pairs, 3] reach."""
-    return (np.abs(directions @ axes.swapaxes(1, 2)) * size[:, None]).sum(-1)
+def _reach(directions: np.ndarray, axes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """[pairs, directions]: how far boxes with these axes [pairs, 3, 3], in rows, and half sizes [pairs, 3] reach."""
+    return np.einsum("pca,pa->pc", np.abs(np.einsum("pci,pai->pca", directions, axes)), sizes)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import mujoco
@@ -18,8 +17,10 @@ import numpy as np
 
 from t2p.io import UserError
 from t2p.sim.libero.bddl import PREDICATES, Atom, Problem
-from t2p.sim.libero.catalog import ARENAS, CATEGORIES
-from t2p.sim.libero.contacts import Contacts, boxes_overlap, find_contacts
+from t2p.sim.libero.catalog import CATEGORIES, Category
+from t2p.sim.libero.contacts import Contacts, Pair
+from t2p.sim.libero.names import Handles, handles, moving_joints
+from t2p.sim.libero.scene import things
 
 NEAR = 0.03  # m, horizontally: so close to the middle of a thing lies what is on it
 ON_BELOW, ON_ABOVE = 0.005, 0.10  # m: how far under and over the top of a region lies what is on it
@@ -68,49 +69,22 @@ def compile_goal(model: mujoco.MjModel, problem: Problem, atoms: Iterable[Atom] 
 
     UserError for an unknown predicate, for a name that is no thing or region of the scene, and for an atom that makes
     no sense, such as an open plate."""
-    scene = _Scene(model, problem)
+    found = handles(model, problem)
+    contacts = Contacts(model, tuple(instance.geoms for instance in found.instances.values()))
+    scene = _Scene(model, problem, found, contacts)
     chosen = tuple(problem.goal if atoms is None else atoms)
-    return Goal(chosen, tuple(_test(scene, atom) for atom in chosen), scene.contacts)
-
-
-# Names in the model
+    return Goal(chosen, tuple(_test(scene, atom) for atom in chosen), contacts)
 
 
 @dataclass(frozen=True)
 class _Scene:
     model: mujoco.MjModel
     problem: Problem
+    handles: Handles
+    contacts: Contacts
 
-    @cached_property
-    def things(self) -> Mapping[str, str]:
-        """Category by name of all objects and all fixtures but the arena's own surface."""
-        surface = ARENAS[self.problem.kind].surface
-        return {n: c for n, c in self.problem.objects + self.problem.fixtures if c != surface}
-
-    @cached_property
-    def regions(self) -> tuple[str, ...]:
-        """All but those of a target that the scene does not have."""
-        return tuple(r.name for r in self.problem.regions.values() if r.ranges or r.target in self.things)
-
-    @cached_property
-    def contacts(self) -> Contacts:
-        return find_contacts(self.model, [self.body(thing) for thing in self.things])
-
-    def number(self, thing: str) -> int:
-        return list(self.things).index(thing)
-
-    def body(self, thing: str) -> int:
-        return self._id(mujoco.mjtObj.mjOBJ_BODY, f"{thing}_main")
-
-    def site(self, region: str) -> int:
-        return self._id(mujoco.mjtObj.mjOBJ_SITE, region)
-
-    def _id(self, kind: mujoco.mjtObj, name: str) -> int:
-        found = mujoco.mj_name2id(self.model, kind, name)
-        if found < 0:
-            what = kind.name.removeprefix("mjOBJ_").lower()
-            raise UserError(f"the model has no {what} {name}: is it the scene of another task?")
-        return found
+    def category(self, thing: str) -> Category:
+        return CATEGORIES[dict(things(self.problem))[thing]]
 
 
 # From atoms to tests
@@ -120,17 +94,18 @@ def _test(scene: _Scene, atom: Atom) -> Test:
     _check(scene, atom)
     predicate, *names = atom
     if predicate in _JOINT_RULES:
-        return _joint_test(scene, atom)
-    body = scene.body(names[0])
+        return _joint_test(scene, predicate, *names)
+    instances, sites = scene.handles.instances, scene.handles.sites
+    body = instances[names[0]].body
     if predicate == "up":
         return _Up(body)
     if predicate == "in":
         return _In(body, *_box(scene, names[1]))
-    if names[1] in scene.regions:
+    if names[1] in sites:
         target = scene.problem.regions[names[1]].target
-        touch = _touch(scene, names[0], target) if target in scene.things else None
+        touch = scene.contacts.pair(*_numbers(scene, names[0], target)) if target in instances else None
         return _OnRegion(body, *_box(scene, names[1]), touch)
-    return _OnThing(body, scene.body(names[1]), _touch(scene, *names))
+    return _OnThing(body, instances[names[1]].body, scene.contacts.pair(*_numbers(scene, *names)))
 
 
 def _check(scene: _Scene, atom: Atom) -> None:
@@ -139,14 +114,14 @@ def _check(scene: _Scene, atom: Atom) -> None:
     predicate, *names = atom
     if len(names) != PREDICATES[predicate]:
         raise UserError(f"{_show(atom)}: {predicate} takes {PREDICATES[predicate]} names")
-    known = (*scene.things, *scene.regions)
+    instances, sites = scene.handles.instances, scene.handles.sites
     for name in names:
-        if name not in known:
-            raise UserError(
-                f"{_show(atom)}: {name} is no object, fixture or region of this scene; it has {', '.join(known)}"
-            )
-    region_needed = predicate == "in" and names[1] not in scene.regions
-    if predicate not in _JOINT_RULES and (names[0] in scene.regions or region_needed):
+        if name not in instances and name not in sites:
+            known = ", ".join((*instances, *sites))
+            raise UserError(f"{_show(atom)}: {name} is no object, fixture or region of this scene; it has {known}")
+    if predicate in _JOINT_RULES:
+        return
+    if names[0] in sites or (predicate == "in" and names[1] in instances):
         expected = {"up": "a thing", "on": "a thing, then a thing or region", "in": "a thing, then a region"}[predicate]
         raise UserError(f"{_show(atom)}: {predicate} takes {expected}")
 
@@ -156,29 +131,24 @@ def _show(atom: Atom) -> str:
 
 
 def _box(scene: _Scene, region: str) -> tuple[int, np.ndarray]:
-    site = scene.site(region)
+    site = scene.handles.sites[region]
     return site, scene.model.site_size[site].copy()
 
 
-def _touch(scene: _Scene, a: str, b: str) -> _Touch:
-    numbers = scene.number(a), scene.number(b)
-    return _Touch(scene.model, numbers, scene.contacts.box_pairs(*numbers))
+def _numbers(scene: _Scene, *names: str) -> list[int]:
+    order = list(scene.handles.instances)
+    return [order.index(name) for name in names]
 
 
-def _joint_test(scene: _Scene, atom: Atom) -> Test:
-    """A thing is judged by all its joints, a region by those of the body that holds it, its thing's free joint aside.
-    Of no joints, `any` is false and `all` is true: the original's rack is closed and turned off."""
-    (predicate, name), model = atom, scene.model
-    thing = name if name in scene.things else scene.problem.regions[name].target
-    if name in scene.things:
-        kept = model.body_rootid[model.jnt_bodyid] == scene.body(name)
-    else:
-        own = model.jnt_bodyid == model.site_bodyid[scene.site(name)]
-        kept = own & (model.jnt_type != mujoco.mjtJoint.mjJNT_FREE)
-    joints = model.jnt_qposadr[kept]
-    ranges = CATEGORIES[scene.things[thing]].articulation if thing in scene.things else {}
-    if predicate not in ranges and (len(joints) or thing not in scene.things):
-        raise UserError(f"{_show(atom)}: {predicate} says nothing about {name}")
+def _joint_test(scene: _Scene, predicate: str, name: str) -> Test:
+    """A thing is judged by all its joints, a region by those of the body that holds it. Of no joints, `any` is false
+    and `all` is true: the original's rack is closed and turned off."""
+    thing, joints = moving_joints(scene.model, scene.problem, scene.handles, name)
+    if thing not in scene.handles.instances or (name == thing and scene.category(thing).kind == "object"):
+        raise UserError(f"({predicate} {name}): {predicate} says nothing about {name}")
+    ranges = scene.category(thing).articulation
+    if len(joints) and predicate not in ranges:
+        raise UserError(f"({predicate} {name}): {predicate} says nothing about {name}; it knows {', '.join(ranges)}")
     combine, compare, end = _JOINT_RULES[predicate]
     return _Joints(joints, combine, compare, end(ranges.get(predicate, (0.0, 0.0))))
 
@@ -187,28 +157,16 @@ def _joint_test(scene: _Scene, atom: Atom) -> Test:
 
 
 @dataclass(frozen=True)
-class _Touch:
-    """numbers: of two things; boxes: [2, pairs], see Contacts.box_pairs."""
-
-    model: mujoco.MjModel
-    numbers: tuple[int, int]
-    boxes: np.ndarray
-
-    def holds(self, data: mujoco.MjData, touching: np.ndarray) -> bool:
-        return bool(touching[self.numbers]) or boxes_overlap(self.model, data, self.boxes)
-
-
-@dataclass(frozen=True)
 class _OnThing:
     """thing, target: bodies."""
 
     thing: int
     target: int
-    touch: _Touch
+    touch: Pair
 
     def holds(self, data: mujoco.MjData, touching: np.ndarray) -> bool:
         x, y, z = data.xpos[self.thing] - data.xpos[self.target]
-        return bool(z >= 0 and np.hypot(x, y) < NEAR) and self.touch.holds(data, touching)
+        return bool(z >= 0 and np.hypot(x, y) < NEAR) and self.touch.touch(data, touching)
 
 
 @dataclass(frozen=True)
@@ -218,7 +176,7 @@ class _OnRegion:
     thing: int
     site: int
     size: np.ndarray
-    touch: _Touch | None
+    touch: Pair | None
 
     def holds(self, data: mujoco.MjData, touching: np.ndarray) -> bool:
         # The original turns the offset by the site's rotation, where its inverse would bring it into the site's frame.
@@ -226,7 +184,7 @@ class _OnRegion:
         over = offset[2] - self.size[2]
         if not -ON_BELOW < over < ON_ABOVE or (np.abs(offset[:2]) >= self.size[:2]).any():
             return False
-        return self.touch is None or self.touch.holds(data, touching)
+        return self.touch is None or self.touch.touch(data, touching)
 
 
 @dataclass(frozen=True)
