@@ -93,4 +93,6 @@ def test_the_catalogue_agrees_with_the_model_files(assets: Assets, name: str) ->
     np.testing.assert_array_equal(radius, [category.radius, category.radius, 0])
     body = spec.body("object")
     assert {site.name for site in body.find_all("site")} == set(category.sites)
-    assert [joint.name for joint in body.find_all("joint")] == list(category.joints if category.kind == "fixture" else ())
+    assert [joint.name for joint in body.find_all("joint")] == list(
+        category.joints if category.kind == "fixture" else ()
+    )
