@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,27 @@ def test_what_is_unknown_or_missing_is_named(assets: Assets, tmp_path: Path) -> 
         build(problem, Assets(tmp_path, assets.robosuite))
     with pytest.raises(UserError, match=r"robot.xml is missing. Name its place by T2P_ROBOSUITE_ROOT"):
         build(problem, Assets(assets.libero, tmp_path))
+
+
+def test_a_file_that_a_scene_needs_is_named(assets: Assets, tmp_path: Path) -> None:
+    """Physics alone needs no picture; a model file of another robosuite is noticed."""
+    for folder in ("assets", "robosuite"):
+        source = assets.libero / "assets" if folder == "assets" else assets.robosuite
+        shutil.copytree(source, tmp_path / folder, ignore=shutil.ignore_patterns("*.png", "*.msh", "*.obj"))
+    suite, task = "libero_goal", "turn_on_the_stove"
+    bare, problem = Assets(tmp_path, tmp_path / "robosuite"), load_problem(assets, suite, task)
+    assert build(problem, bare, "physics").compile().ngeom == scenes.model(assets, suite, task).ngeom
+    with pytest.raises(
+        UserError, match=r"\d+ files of the scene are missing: .*martin_novak_wood_table.png, .*T2P_LIBERO"
+    ):
+        build(problem, bare)
+    gripper = tmp_path / "robosuite/grippers/panda_gripper.xml"
+    gripper.write_text(gripper.read_text().replace("right_gripper", "right_hand"))
+    with pytest.raises(UserError, match=r"panda_gripper.xml has no body 'right_gripper'"):
+        build(problem, bare)
+    gripper.write_text("<mujoco><worldbody>")
+    with pytest.raises(UserError, match=r"panda_gripper.xml is not a model that MuJoCo"):
+        build(problem, bare)
 
 
 @pytest.mark.parametrize("shard", range(2))
