@@ -33,9 +33,9 @@ def facts(assets: Assets) -> dict[str, Any]:
     return {name: json.loads((assets.libero / f"{name}.json").read_text()) for name in names}
 
 
-@pytest.fixture(params=range(6), ids=lambda i: f"golden{i}")
+@pytest.fixture(scope="module", params=range(6), ids=lambda i: f"golden{i}")
 def golden(request: pytest.FixtureRequest, shared: Path) -> Path:
-    """One recorded scene's folder, SUITE__TASK."""
+    """One recorded scene's folder, SUITE__TASK; all tests of one scene run together."""
     folders = sorted((shared / "golden" / "libero").glob("*__*"))
     if request.param >= len(folders):
         pytest.skip("the reference folder has no more recorded scenes")
