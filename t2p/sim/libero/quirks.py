@@ -1,30 +1,54 @@
-"""What the original LIBERO does that one would not expect, each as an option. The defaults do as it does."""
+"""The original's oddities, each of them an option."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from t2p.io import UserError
+
+Pose = tuple[tuple[float, float, float], tuple[float, float, float, float]]
+
 
 @dataclass(frozen=True)
 class Quirks:
-    """first_substep: in the first physics step after a reset the controller still sees the arm in its nominal pose
-    ("nominal"; robosuite, base_controller: it is updated only when new), or as it is ("live").
+    """What LIBERO 8f1084e with robosuite 1.4.1 does and another simulator would not; by default as they do it.
 
-    goal_rotation: without a rotation in the action the goal of orientation stays where it was ("kept"; robosuite, osc),
-    or is where the hand is ("measured").
+    fixture_poses: a fixture's pose is no part of a stored state; it stays where the last reset drew it (openvla issue
+    342). "sampled": so; "centre": in the middle of the range it is drawn from; else (name, (position, quaternion))
+    pairs, m and (w, x, y, z), for all fixtures. In all three cases the same random numbers are drawn.
+    repeated_articulation: each reset of one environment draws the fixtures' joints once more than the reset before and
+    keeps the last (envs/bddl_base_domain: the list of samplers is only ever appended to); else once each.
+    inverted_ranges: a range that is narrower than an object is wide turns inside out when the object's radius is taken
+    off both its ends, so that the object may lie outside (envs/regions); else the object lies in its middle.
+    first_substep: in the first physics step after a reset the controller sees the arm as it was when the controller was
+    made, in its nominal pose (robosuite, base_controller); else as it is.
+    kept_orientation: where an action does not turn the hand the goal of orientation stays what it was (robosuite, osc);
+    else it is the hand's present one.
+    stale_observations: a policy step's state is that of a physics step before its end, its poses and pictures are of one
+    before that (robosuite, observables and MujocoEnv.step); else both are those of the end.
+    language: policies are given the sentence in the task's file name ("file"; LIBERO's benchmark) or the one in the file
+    ("bddl"; LIBERO's environments): 29 of 130 differ.
+    """
 
-    observation: pictures and state are those of shortly before a policy step's end ("stale"; robosuite, observables:
-    the sampling time drifts by one physics step with each forced update), or of its end ("end").
-
-    fixtures: where furniture stands after a start from a published state: as a reset with the episode's seed drew it
-    ("sampled"; LIBERO: set_init_state leaves it there), or in the middle of its region ("centre").
-
-    language: the sentence in the task's file name ("file"; LIBERO's benchmark), or in the file ("bddl"; its
-    environments)."""
-
-    first_substep: Literal["nominal", "live"] = "nominal"
-    goal_rotation: Literal["kept", "measured"] = "kept"
-    observation: Literal["stale", "end"] = "stale"
-    fixtures: Literal["sampled", "centre"] = "sampled"
+    fixture_poses: Literal["sampled", "centre"] | tuple[tuple[str, Pose], ...] = "sampled"
+    repeated_articulation: bool = True
+    inverted_ranges: bool = True
+    first_substep: bool = True
+    kept_orientation: bool = True
+    stale_observations: bool = True
     language: Literal["file", "bddl"] = "file"
+
+    def __post_init__(self) -> None:
+        if self.language not in ("file", "bddl"):
+            raise UserError(f"language must be file or bddl; got {self.language!r}")
+        if isinstance(self.fixture_poses, str):
+            if self.fixture_poses not in ("sampled", "centre"):
+                raise UserError(f"fixture_poses must be sampled, centre or poses; got {self.fixture_poses!r}")
+            return
+        for name, (position, quaternion) in self.fixture_poses:
+            numbers = np.array([*position, *quaternion], float)
+            if numbers.shape != (7,) or not np.isfinite(numbers).all() or abs(np.linalg.norm(quaternion) - 1) > 1e-6:
+                raise UserError(f"the pose of {name} must be a position [3] and a unit quaternion [4]; got {numbers}")
