@@ -23,13 +23,27 @@ class Quirks:
     keeps the last (envs/bddl_base_domain: the list of samplers is only ever appended to); else once each.
     inverted_ranges: a range that is narrower than an object is wide turns inside out when the object's radius is taken
     off both its ends, so that the object may lie outside (envs/regions); else the object lies in its middle.
+    first_substep: in the first physics step after a reset the controller sees the arm as it was when the controller was
+    made, in its nominal pose (robosuite, base_controller); else as it is.
+    kept_orientation: where an action does not turn the hand the goal of orientation stays what it was (robosuite, osc);
+    else it is the hand's present one.
+    stale_observations: a policy step's state is that of a physics step before its end, its poses and pictures are of one
+    before that (robosuite, observables and MujocoEnv.step); else both are those of the end.
+    language: policies are given the sentence in the task's file name ("file"; LIBERO's benchmark) or the one in the file
+    ("bddl"; LIBERO's environments): 29 of 130 differ.
     """
 
     fixture_poses: Literal["sampled", "centre"] | tuple[tuple[str, Pose], ...] = "sampled"
     repeated_articulation: bool = True
     inverted_ranges: bool = True
+    first_substep: bool = True
+    kept_orientation: bool = True
+    stale_observations: bool = True
+    language: Literal["file", "bddl"] = "file"
 
     def __post_init__(self) -> None:
+        if self.language not in ("file", "bddl"):
+            raise UserError(f"language must be file or bddl; got {self.language!r}")
         if isinstance(self.fixture_poses, str):
             if self.fixture_poses not in ("sampled", "centre"):
                 raise UserError(f"fixture_poses must be sampled, centre or poses; got {self.fixture_poses!r}")
