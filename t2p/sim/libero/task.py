@@ -26,6 +26,7 @@ from t2p.sim.libero.protocols import Protocol, find_protocol
 from t2p.sim.libero.quirks import Quirks
 from t2p.sim.libero.scene import Profile, build, things
 from t2p.sim.libero.suites import find_task
+from t2p.sim.render.common import DRAWN
 from t2p.sim.task import Judge, Waypoint
 from t2p.types import ActionSpec, InitialState
 
@@ -113,7 +114,10 @@ class LiberoTask:
         return CATEGORIES["flat_stove"].articulation["turnon"][0]
 
     def build(self, profile: Profile | None = None) -> mujoco.MjSpec:
-        return build(self.problem, self.assets, profile or self.profile)
+        """What only collides is of group 0, which the original does not draw."""
+        spec = build(self.problem, self.assets, profile or self.profile)
+        spec.add_numeric(name=DRAWN, data=[0, 1, 1, 0, 0, 0], size=6)
+        return spec
 
     def start(self, scene: LiberoScene, seed: int) -> InitialState:
         """Where the episode of a seed starts."""
