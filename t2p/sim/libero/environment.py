@@ -1,5 +1,5 @@
-"""LIBERO's environments for BatchedSim: those of one process take their policy steps together (t2p.sim.libero.stepping),
-on a model without anything that is only looked at; pictures are drawn of another."""
+"""LIBERO's environments for BatchedSim: those of one process take their policy steps together (see stepping.py), on a
+model without anything that is only looked at; pictures are drawn of another."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class LiberoEnvironment(Environment):
         self.data = self.puppet.data
 
     def reset(self, start: Start) -> None:
-        """Starts an episode from a seed (its protocol's initial state, fixtures where a reset with the seed put them) or
-        from a state, and lets the protocol's settling steps pass."""
+        """Starts an episode from a seed (its protocol's initial state, fixtures where a reset with the seed put them)
+        or from a state, and lets the protocol's settling steps pass."""
         began = time.perf_counter()
         state = start if isinstance(start, InitialState) else self.task.start(self.scene, int(start))
         self.seed = 0 if isinstance(start, InitialState) else int(start)
@@ -150,4 +150,3 @@ class LiberoEnvironment(Environment):
 
     def _seen(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         return self.scene.drawn, self.scene.paint(self.puppet.snapshot.drawn, self.puppet.frames)
-

@@ -104,9 +104,7 @@ class Puppet:
             self.snapshot = Snapshot.of(self.data)
 
 
-def step(
-    puppets: Sequence[Puppet], actions: Sequence[np.ndarray], told: Callable[[], None] = lambda: None
-) -> None:
+def step(puppets: Sequence[Puppet], actions: Sequence[np.ndarray], told: Callable[[], None] = lambda: None) -> None:
     """One policy step of all. actions: [7] each, in [-1, 1] (clipped); told: called after each physics step of all."""
     rig = puppets[0].rig
     model, arm = rig.model, rig.arm

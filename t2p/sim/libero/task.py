@@ -35,9 +35,9 @@ VIEWS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 
 @dataclass(frozen=True)
 class LiberoTask:
-    """name: suite/task, or suite/index. control: "osc_delta", LIBERO's only one. protocol: of evaluation (protocols.py).
-    libero_root: where LIBERO's files are, None: see assets.find_assets. profile: how it is drawn, "faithful" or "fast"
-    (a smaller shadow map). quirks: the original's."""
+    """name: suite/task, or suite/index. control: "osc_delta", LIBERO's only one. protocol: of evaluation (see
+    protocols.py). libero_root: where LIBERO's files are, None: see assets.find_assets. profile: how it is drawn,
+    "faithful" or "fast" (a smaller shadow map). quirks: the original's."""
 
     name: str
     control: str = "osc_delta"

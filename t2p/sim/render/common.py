@@ -1,8 +1,8 @@
 """What all renderers share: the pictures, the cameras, and what is drawn.
 
-Drawn are geoms of groups 0 to 2 (or as the model's custom numeric "drawn_groups" [6] of 0 and 1 has it) whose colour is not wholly transparent; groups from 3 on are for collision only, by
-MuJoCo's convention. Sites of groups 0 to 2 are drawn by OpenGL alone. Cameras, frames, tendons, contacts and other
-decorations are not drawn. A plane ends at its
+Drawn are geoms of groups 0 to 2, or as a model's custom numeric "drawn_groups" [6] of 0 and 1 says, whose colour is not
+wholly transparent; groups from 3 on are for collision only, by MuJoCo's convention. Sites of groups 0 to 2 are drawn by
+OpenGL alone. Cameras, frames, tendons, contacts and other decorations are not drawn. A plane ends at its
 half-sizes (0: endless), although physics goes on. Nothing is seen beyond the far clipping plane.
 """
 
