@@ -2,7 +2,7 @@
 
     python benchmarks/amplify_curves.py --out out/curves                      # everything: hours on two CPU cores
     python benchmarks/amplify_curves.py --out out/curves --seeds 0 --only demonstrations --episodes 20
-    python benchmarks/amplify_curves.py --out out/curves --report             # only tables, of what is there
+    python benchmarks/amplify_curves.py --out out/curves --report             # only tables, of what is recorded
 
 Three questions, each for every seed (of training and of the demonstrations drawn):
 
@@ -12,8 +12,9 @@ embodiment      2 demonstrations; motion learned from 100 videos of a floating h
 
 Motion (tokenizer, then forward dynamics) is always learned from the videos and the first two demonstrations' video.
 `cpu` variants, 50 setpoints an episode, exact tracks from the simulator, sentences by the `hashed` encoder. Policies
-are rolled out on the same new starts. Every step is a t2p command that is printed; what is done is not done again.
-Recorded results: docs/results.md.
+are rolled out on the same new starts. Every step is a t2p command that is printed; what is done is not done again, nor
+are policies whose results are recorded (--results, a line each; here: benchmarks/amplify_curves.jsonl; for a
+run of your own give another). Tables: docs/results.md.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,11 @@ class Policy:
 
 @dataclass
 class Bench:
-    """Runs commands, each once. out: where everything goes; extra: settings of every training."""
+    """Runs commands, each once. out: where everything goes; results: a line for each policy that was rolled out;
+    extra: settings of every training."""
 
     out: Path
+    results: Path
     episodes: int
     extra: list[str]
     locks: dict[str, threading.Lock] = field(default_factory=dict)
@@ -150,7 +154,9 @@ class Bench:
         return dynamics
 
     def policy(self, policy: Policy) -> None:
-        """Trains it and rolls it out."""
+        """Trains it and rolls it out, unless its result is recorded."""
+        if policy.name in self.recorded():
+            return
         workdir = self.out / f"policy_{policy.name}"
         sources = source("demos", self.demos(policy.seed), policy.demos, 20)
         if policy.motion is None:
@@ -163,11 +169,34 @@ class Bench:
         self.once(
             f"rollout_{policy.name}_{self.episodes}",
             *("rollout", "--task", TASK, "--checkpoint", str(workdir), *rollouts, "--renderer", "rays"),
-            *("--workers", "1", "--films", "1", "--out", str(self.rollout(policy))),
+            *("--workers", "1", "--films", "1", "--out", str(self.out / f"rollout_{policy.name}_{self.episodes}")),
         )
+        self.record(policy)
 
-    def rollout(self, policy: Policy) -> Path:
-        return self.out / f"rollout_{policy.name}_{self.episodes}"
+    def record(self, policy: Policy) -> None:
+        """Adds the rollouts' result to the file."""
+        file = self.out / f"rollout_{policy.name}_{self.episodes}" / "success.json"
+        (found,) = json.loads(file.read_text())["policies"].values()
+        won = round(found["success"] * found["episodes"])
+        row = {"policy": policy.name, "episodes": found["episodes"], "won": won, "commit": commit(), "date": today()}
+        with self.guard, open(self.results, "a") as lines:
+            lines.write(json.dumps(row) + "\n")
+
+    def recorded(self) -> dict[str, dict[str, Any]]:
+        """{policy's name: its result with as many episodes}."""
+        lines = self.results.read_text().splitlines() if self.results.exists() else []
+        rows = [json.loads(line) for line in lines]
+        return {row["policy"]: row for row in rows if row["episodes"] == self.episodes}
+
+
+def commit() -> str:
+    """That of the code that runs, or "" outside of a repository."""
+    command = ("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def today() -> str:
+    return date.today().isoformat()
 
 
 def source(name: str, folder: str, episodes: int, of: int) -> list[str]:
@@ -210,17 +239,15 @@ def _line(bench: Bench, question: str, at: int, seeds: Sequence[int]) -> dict[st
     """One row of a table over the seeds that are done, or None."""
     from t2p.metrics.success import wilson
 
-    found = []
-    for seed in seeds:
-        name, policy = rows(question, seed)[at]
-        file = bench.rollout(policy) / "success.json"
-        if file.exists():
-            found += json.loads(file.read_text())["policies"].values()
+    recorded = bench.recorded()
+    names = [rows(question, seed)[at][1].name for seed in seeds]
+    found = [recorded[name] for name in names if name in recorded]
     if not found:
         return None
-    won, count = sum(round(p["success"] * p["episodes"]) for p in found), sum(p["episodes"] for p in found)
+    name = rows(question, seeds[0])[at][0]
+    won, count = sum(row["won"] for row in found), sum(row["episodes"] for row in found)
     low, high = wilson(won, count)
-    rates = [p["success"] for p in found]
+    rates = [row["won"] / row["episodes"] for row in found]
     return {"name": name, "success": won / count, "low": low, "high": high, "episodes": count, "seeds": rates}
 
 
@@ -246,11 +273,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=QUESTIONS, choices=QUESTIONS)
     parser.add_argument("--episodes", type=int, default=25, help="rollouts of each policy (default: 25)")
     parser.add_argument("--jobs", type=int, default=2, help="policies at once (default: 2)")
+    recorded = Path(__file__).with_suffix(".jsonl")
+    parser.add_argument("--results", type=Path, default=recorded, metavar="FILE", help="recorded results, of any run")
     parser.add_argument("--report", action="store_true", help="run nothing")
     args, overrides = parser.parse_known_args()
     if wrong := [x for x in overrides if not x.startswith("--config.")]:
         parser.error(f"unknown arguments {wrong}; of the configs: --config.KEY=VALUE")
-    bench = Bench(args.out, args.episodes, overrides)
+    bench = Bench(args.out, args.results, args.episodes, overrides)
+    args.out.mkdir(parents=True, exist_ok=True)
     if not args.report:
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(bench.policy, policies(args.only, args.seeds)))

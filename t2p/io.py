@@ -115,6 +115,12 @@ def local_copy(path: PathLike, cache: PathLike | None = None) -> Path:
     return target
 
 
+def cache_folder() -> Path:
+    """t2p/ in the user's cache directory (XDG): $XDG_CACHE_HOME if that is an absolute path, else ~/.cache."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "t2p"
+
+
 # Reading weights that others wrote. Nothing below runs code from a file: pickles are read by an unpickler that
 # knows a short list of names and has its own harmless stand-in for each.
 

@@ -11,6 +11,14 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The short tests compile much and compute little: XLA leaves out what only makes its code faster, here and in the
+    processes that tests start. Long tests run as users do."""
+    given = os.environ.get("XLA_FLAGS", "")
+    if config.option.markexpr == "not long" and "xla_backend_optimization_level" not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --xla_backend_optimization_level=0".strip()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with reference outputs and sample media that may lie beside the project."""

@@ -5,7 +5,6 @@ FOLDER/<name>/<files>    FOLDER/<name>/unpacked/...    FOLDER/<name>/converted/<
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import zipfile
@@ -13,19 +12,13 @@ from pathlib import Path
 
 from t2p.hub.download import Client, Unreachable, download, verify
 from t2p.hub.table import Entry, File
-from t2p.io import PathLike, UserError
+from t2p.io import PathLike, UserError, cache_folder
 
 UNPACKED, CONVERTED = "unpacked", "converted"
 
 
-def default_folder() -> Path:
-    """t2p/ in the user's cache directory (XDG): $XDG_CACHE_HOME if that is an absolute path, else ~/.cache."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "t2p"
-
-
 def entry_folder(entry: Entry, folder: PathLike | None = None) -> Path:
-    return Path(folder or default_folder()).expanduser().absolute() / entry.name
+    return Path(folder or cache_folder()).expanduser().absolute() / entry.name
 
 
 def missing(entry: Entry, folder: PathLike | None = None) -> list[File]:

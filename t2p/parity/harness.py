@@ -60,14 +60,25 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What is compared under some name where that is not simply an array of the adapter's: `want`, with the adapter's
+    array `source` at `index`. source "": the array of that name."""
+
+    want: np.ndarray
+    source: str = ""
+    index: tuple = ()
+
+
+@dataclass(frozen=True)
 class Fixture:
-    """A fixture folder, read. outputs are for the harness alone."""
+    """A fixture folder, read. outputs are for the harness alone. parts: of outputs, those that are a Part."""
 
     directory: Path
     meta: dict[str, Any]
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
     checkpoint: Path | None
+    parts: dict[str, Part] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -103,6 +114,8 @@ def read(directory: Path) -> Fixture:
         raise CannotRun(f"{directory} has no meta.json and no fixture below it")
     try:
         meta = read_json(directory / "meta.json")
+        if (reader := registry.find_reader(meta)) is not None:
+            return registry.load(reader)(directory, meta)
         inputs = load_arrays(directory / "inputs.npz") if (directory / "inputs.npz").is_file() else {}
         if not (directory / "outputs.npz").is_file():
             raise CannotRun(f"{directory} has no outputs.npz to compare with")
@@ -203,9 +216,18 @@ def attempt(adapter: registry.Adapter, fixture: Fixture, weights: dict[str, np.n
 
 
 def lines(fixture: Fixture, outputs: dict[str, Any]) -> list[Line]:
-    """One line per array of outputs.npz."""
+    """One line per array that is compared: of outputs.npz, or what a reader of its own made of the folder."""
     limits = {name: tolerance(fixture.meta["compare"], name) for name in fixture.outputs}
-    return [compare(name, outputs.get(name), want, limits[name]) for name, want in fixture.outputs.items()]
+    return [compare(n, _produced(fixture, outputs, n), want, limits[n]) for n, want in fixture.outputs.items()]
+
+
+def _produced(fixture: Fixture, outputs: dict[str, Any], name: str) -> Any:
+    """What the adapter made of an array, or None."""
+    part = fixture.parts.get(name, Part(np.empty(0)))
+    found = outputs.get(part.source or name)
+    if found is None or not part.index:
+        return found
+    return found[part.index] if found.ndim >= len(part.index) else found
 
 
 def open_fixture(directory: Path) -> tuple[Fixture, registry.Adapter] | Report:

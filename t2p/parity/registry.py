@@ -40,12 +40,22 @@ ADAPTERS: dict[str, str | dict[str, str]] = {
         "general_flow": "t2p.parity.general_flow:network",
         "rotations": "t2p.parity.points:rotation_conversions",
     },
+    "libero": "t2p.parity.libero:run",
     "tapir": "t2p.parity.tapir:run",
     "tapvid": "t2p.parity.tapvid:run",
     "threepointr": {
         "networks": "t2p.parity.threepointr:networks",
     },
 }
+
+# Systems whose fixtures have files of their own: read(directory, meta) -> Fixture.
+READERS: dict[str, str] = {"libero": "t2p.parity.libero:read"}
+
+
+def find_reader(meta: Any) -> str | None:
+    """The "module:function" that reads a fixture with this meta.json, or None: inputs.npz and outputs.npz."""
+    name = meta.get("fixture", "") if isinstance(meta, dict) else ""
+    return READERS.get(str(name).partition("/")[0])
 
 
 def find(fixture: str) -> str | None:
@@ -61,7 +71,7 @@ def find(fixture: str) -> str | None:
     return entry[max(names, key=len)] if names else None
 
 
-def load(target: str) -> Adapter:
+def load(target: str) -> Any:
     """Imports "module:function"; ImportError when something that it needs is not installed."""
     module, _, function = target.partition(":")
     return getattr(importlib.import_module(module), function)

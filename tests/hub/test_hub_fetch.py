@@ -21,10 +21,10 @@ import t2p
 from t2p.cli import fetch as command
 from t2p.cli.main import main
 from t2p.hub.download import Client
-from t2p.hub.fetch import default_folder, fetch, unpack
+from t2p.hub.fetch import fetch, unpack
 from t2p.hub.load import checkpoint_directory
 from t2p.hub.table import TABLE, UNKNOWN, Conversion, Entry, File, find, listing, size_bounds, total_size
-from t2p.io import UserError
+from t2p.io import UserError, cache_folder
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/hub.md"
 
@@ -156,11 +156,11 @@ def test_archives_hold_no_links_and_are_whole(tmp_path):
 
 def test_the_default_folder_is_the_cache_directory(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere/cache")
-    assert default_folder() == Path("/somewhere/cache/t2p")
+    assert cache_folder() == Path("/somewhere/cache/t2p")
     monkeypatch.setenv("HOME", "/home/me")
     for value in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert default_folder() == Path("/home/me/.cache/t2p")
+        assert cache_folder() == Path("/home/me/.cache/t2p")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,251 @@
+"""A LIBERO scene as one MuJoCo model, put together from LIBERO's and robosuite's model files as the originals do it.
+
+The order of bodies is arena, robot, objects, fixtures, and with it the layout of the state: the arm's seven joints, two
+fingers, each object's pose, the fixtures' joints. Sources: robosuite 1.4.1 (models/), LIBERO (envs/bddl_base_domain,
+envs/arenas, envs/objects), released code.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, get_args
+
+import mujoco
+import numpy as np
+
+from t2p.io import UserError
+from t2p.sim.libero.assets import Assets
+from t2p.sim.libero.bddl import Named, Problem
+from t2p.sim.libero.catalog import ARENAS, CATEGORIES, Arena, Table
+from t2p.sim.robots.base import set_damping
+
+# What the model is for: `faithful` is drawn as the original is; `fast` is drawn with a smaller shadow map, in software
+# several times faster; `physics` has nothing that is only looked at, and moves as the others do.
+Profile = Literal["faithful", "fast", "physics"]
+SHADOW_MAP = {"faithful": 4096, "fast": 1024}
+
+ROBOT, GRIPPER, MOUNT = "robot0_", "gripper0_", "mount0_"
+
+_GROUP_COLLISION, _GROUP_VISUAL = 0, 1
+# robosuite colours what collides, which is not drawn, by whose it is.
+_ARENA_COLOUR, _ROBOT_COLOUR, _GRIPPER_COLOUR = (0.5, 0.5, 0.0, 1.0), (0.0, 0.5, 0.0, 1.0), (0.0, 0.0, 0.5, 1.0)
+_MOUNT_HEIGHT = 0.01  # of the mount's frame over the robot's
+_OBJECT_DAMPING = 0.0005
+
+
+def build(problem: Problem, assets: Assets, profile: Profile = "faithful") -> mujoco.MjSpec:
+    """The scene of a problem. Fixtures lie at the origin: reset places them (model.body_pos, model.body_quat).
+
+    UserError for a problem class, category or profile that is not known and for a file that is missing. Source: spec
+    of the merged model, LIBERO 8f1084e with robosuite 1.4.1."""
+    if profile not in get_args(Profile):
+        raise UserError(f"unknown profile {profile!r}; expected one of {', '.join(get_args(Profile))}")
+    arena = _arena(problem)
+    spec = _surroundings(problem, arena, assets)
+    _add_robot(spec, arena, assets)
+    for name, category in things(problem):
+        _add_thing(spec, name, category, assets)
+    _set_options(spec)
+    for site in spec.sites:  # a negative alpha hides, as in robosuite, and 1 - alpha shows again
+        site.rgba[3] *= -1
+    if profile == "physics":
+        _strip(spec)
+    else:
+        spec.visual.quality.shadowsize = SHADOW_MAP[profile]
+    return spec
+
+
+def things(problem: Problem) -> Named:
+    """(name, category) of all objects and of all fixtures but the arena's own surface, in the model's order."""
+    surface = _arena(problem).surface
+    return problem.objects + tuple(fixture for fixture in problem.fixtures if fixture[1] != surface)
+
+
+def _arena(problem: Problem) -> Arena:
+    if problem.kind not in ARENAS:
+        raise UserError(f"unknown problem class {problem.kind!r}; expected one of {', '.join(ARENAS)}")
+    return ARENAS[problem.kind]
+
+
+def _set_options(spec: mujoco.MjSpec) -> None:
+    """robosuite's base model."""
+    spec.option.timestep = 0.002
+    spec.option.impratio = 20
+    spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+    spec.option.density, spec.option.viscosity = 1.2, 2e-5
+    spec.visual.map.znear = 0.001
+    for texture in spec.textures:
+        if hasattr(texture, "colorspace"):  # newer MuJoCo would draw pictures that are tagged sRGB darker
+            texture.colorspace = mujoco.mjtColorSpace.mjCOLORSPACE_LINEAR
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: Path) -> mujoco.MjSpec:
+    """A model file, to be copied: it names its files wherever it is attached, and counts inertia as robosuite's base
+    model does, from collision geoms alone."""
+    spec = mujoco.MjSpec.from_file(str(path))
+    spec.compiler.degree = False
+    spec.compiler.autolimits = True
+    spec.compiler.inertiagrouprange = (_GROUP_COLLISION, _GROUP_COLLISION)
+    for mesh in spec.meshes:
+        mesh.file = _absolute(path.parent / spec.meshdir, mesh.file)
+    for texture in spec.textures:
+        texture.file = _absolute(path.parent / spec.texturedir, texture.file)
+    spec.meshdir = spec.texturedir = ""
+    for assets in (spec.meshes, spec.textures, spec.materials):
+        _delete_repeated(spec, assets)
+    return spec
+
+
+def _absolute(folder: Path, file: str) -> str:
+    return str(folder / file) if file else ""
+
+
+def _delete_repeated(spec: mujoco.MjSpec, elements: Iterable) -> None:
+    """The first of a name counts: flat_stove.xml names two textures alike."""
+    seen: set[str] = set()
+    for element in list(elements):
+        if element.name and element.name in seen:
+            _delete(spec, element)
+        seen.add(element.name)
+
+
+def _delete(spec: mujoco.MjSpec, element: object) -> None:
+    if hasattr(element, "delete"):
+        element.delete()
+    else:  # newer MuJoCo
+        spec.delete(element)
+
+
+# The arena
+
+
+def _surroundings(problem: Problem, arena: Arena, assets: Assets) -> mujoco.MjSpec:
+    spec = _parsed(assets.model(arena.xml)).copy()
+    styles = {"texplane": arena.floor, "tex-wall": arena.wall}
+    for texture in spec.textures:
+        if texture.name in styles:
+            texture.file = str(assets.model(f"textures/{styles[texture.name]}"))
+    if arena.table:
+        _resize_table(spec, arena.table)
+    _colour(spec.geoms, _ARENA_COLOUR)
+    _add_zones(spec.body(arena.body), problem, arena)
+    for name, view in arena.views.items():
+        camera = spec.camera(name) or spec.worldbody.add_camera(name=name)
+        camera.pos, camera.quat = view.position, view.quaternion
+    return spec
+
+
+def _resize_table(spec: mujoco.MjSpec, table: Table) -> None:
+    """robosuite's TableArena with the legs in its corners."""
+    x, y, z = table.half_size
+    leg = (table.top - z) / 2
+    spec.body("table").pos = (0, 0, table.top - z)
+    for name in ("table_collision", "table_visual"):
+        spec.geom(name).size = table.half_size
+    spec.geom("table_collision").friction = table.friction
+    spec.site("table_top").pos = (0, 0, z)
+    for i, (sx, sy) in enumerate(((1, 1), (-1, 1), (-1, -1), (1, -1)), 1):
+        geom = spec.geom(f"table_leg{i}_visual")
+        geom.pos = (sx * (x - 0.1), sy * (y - 0.1), -leg)
+        geom.size = (0.025, leg, 0)
+
+
+def _add_zones(body: mujoco.MjsBody, problem: Problem, arena: Arena) -> None:
+    """A flat box site for each region of the surface: its first range."""
+    surfaces = {name for name, category in problem.fixtures if category == arena.surface}
+    for region in problem.regions.values():
+        if region.target not in surfaces or not region.ranges:
+            continue
+        x0, y0, x1, y1 = region.ranges[0]
+        body.add_site(
+            name=region.name,
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=np.array([(x0 + x1) / 2, (y0 + y1) / 2, 0.0]) + arena.zone,
+            size=[(x1 - x0) / 2, (y1 - y0) / 2, 0.007],
+            rgba=region.rgba,
+        )
+
+
+def _colour(geoms: Iterable[mujoco.MjsGeom], rgba: tuple[float, float, float, float]) -> None:
+    for geom in geoms:
+        if geom.group == _GROUP_COLLISION:
+            geom.rgba = rgba
+
+
+# The robot
+
+
+def _add_robot(spec: mujoco.MjSpec, arena: Arena, assets: Assets) -> None:
+    """The Panda at its place, its gripper on its hand, and the mount under it."""
+    arm = _parsed(assets.robot("robots/panda/robot.xml")).copy()
+    unnamed = [geom for geom in arm.body("base").find_all("geom") if not geom.name]
+    for i, geom in enumerate(unnamed):
+        geom.name = f"g{i}_{'vis' if geom.group == _GROUP_VISUAL else 'col'}"
+    for i, joint in enumerate(arm.body("base").find_all("joint")):
+        set_damping(joint, 0.1 if i < 5 else 0.01)
+        joint.frictionloss = 0.1
+        joint.armature = 5.0 / (i + 1)
+    arm.body("base").pos = arena.base
+    _attach(spec.worldbody, arm, "base", ROBOT, _ROBOT_COLOUR)
+    if arena.mounted:
+        mount = _parsed(assets.robot("mounts/rethink_mount.xml")).copy()
+        mount.body("base").pos = (0, 0, _MOUNT_HEIGHT)
+        _attach(spec.body(f"{ROBOT}base"), mount, "base", MOUNT, _ARENA_COLOUR)
+    else:  # robosuite's null mount
+        spec.body(f"{ROBOT}base").add_body(name=f"{MOUNT}base")
+    gripper = _parsed(assets.robot("grippers/panda_gripper.xml")).copy()
+    _attach(spec.body(f"{ROBOT}right_hand"), gripper, "right_gripper", GRIPPER, _GRIPPER_COLOUR)
+
+
+def _attach(
+    parent: mujoco.MjsBody,
+    child: mujoco.MjSpec,
+    root: str,
+    prefix: str,
+    colour: tuple[float, float, float, float] | None = None,
+) -> None:
+    body = child.body(root)
+    if colour:
+        _colour(body.find_all("geom"), colour)
+    parent.add_frame().attach_body(body, prefix, "")
+
+
+# Objects and fixtures
+
+
+def _add_thing(spec: mujoco.MjSpec, name: str, category: str, assets: Assets) -> None:
+    if category not in CATEGORIES:
+        raise UserError(f"{name} is of the unknown category {category!r}; expected one of {', '.join(CATEGORIES)}")
+    known = CATEGORIES[category]
+    child = _parsed(assets.model(known.xml)).copy()
+    body = child.body("object")
+    if body is None:
+        raise UserError(f"{assets.model(known.xml)} has no body `object`: is it LIBERO's file?")
+    body.name = "main"
+    for i, geom in enumerate(body.find_all("geom")):
+        geom.name = geom.name or f"g{i}"
+        if geom.group not in (_GROUP_COLLISION, _GROUP_VISUAL):
+            _delete(child, geom)
+    if known.kind == "object":
+        set_damping(body.add_joint(name="joint0", type=mujoco.mjtJoint.mjJNT_FREE), _OBJECT_DAMPING)
+    body.add_site(name="default_site", size=[0.002] * 3, rgba=[1, 0, 0, 0])
+    _attach(spec.worldbody, child, "main", f"{name}_")
+
+
+# The model for physics alone
+
+
+def _strip(spec: mujoco.MjSpec) -> None:
+    """Removes what is only looked at: geoms that touch nothing and weigh nothing, their meshes, all that colours."""
+    for geom in list(spec.geoms):
+        if geom.group != _GROUP_COLLISION and not geom.contype and not geom.conaffinity:
+            _delete(spec, geom)
+        else:
+            geom.material = ""
+    used = {geom.meshname for geom in spec.geoms}
+    unused = [mesh for mesh in spec.meshes if mesh.name not in used]
+    for element in (*unused, *spec.materials, *spec.textures, *spec.lights):
+        _delete(spec, element)
