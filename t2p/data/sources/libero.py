@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from xml.etree import ElementTree
 
 import numpy as np
@@ -26,7 +26,6 @@ FPS = 20.0  # LIBERO's control rate
 LAYOUT = "data/demo_k/{actions [T,d], obs/{<view>_rgb [T,H,W,3], <state> [T,d]}}"
 Sentence = Literal["file", "bddl"]
 Align = Literal["stored", "causal"]
-_CHOICES: dict[str, tuple[str, ...]] = {"language": ("file", "bddl"), "align": ("stored", "causal")}
 _FLIPPED = {"opengl": True, "opencv": False}  # macros_image_convention: whether row 0 is the bottom
 
 
@@ -48,9 +47,9 @@ class LiberoSource:
         language: Sentence = "file",
         align: Align = "stored",
     ):
-        for name, value in (("language", language), ("align", align)):
-            if value not in _CHOICES[name]:
-                raise UserError(f"{name} is {value!r}; expected {' or '.join(_CHOICES[name])}")
+        for name, value, known in (("language", language, get_args(Sentence)), ("align", align, get_args(Align))):
+            if value not in known:
+                raise UserError(f"{name} is {value!r}; expected {' or '.join(known)}")
         self.views, self.size, self.language, self.align = tuple(views), size, language, align
         files = files_below(path, (".hdf5",), "LIBERO's <task>_demo.hdf5")
         self._demos = {key: place for stem, file in files.items() for key, place in _places(stem, file).items()}
@@ -69,7 +68,7 @@ def _places(stem: str, file: Path) -> dict[str, tuple[Path, str]]:
     try:
         with hdf5(stem, file, LAYOUT) as f:
             names = sorted(f["data"].keys(), key=natural)
-    except (SourceError, AttributeError):
+    except SourceError:
         names = []
     return {f"{stem}/{name}": (file, name) for name in names} or {stem: (file, "")}
 
