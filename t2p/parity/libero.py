@@ -20,8 +20,8 @@ from t2p.sim.libero import assets as files
 from t2p.sim.libero import placement, stepping
 from t2p.sim.libero.environment import LiberoEnvironment
 from t2p.sim.libero.predicates import Goal, compile_goal
-from t2p.sim.libero.scene import build, things
-from t2p.sim.libero.task import VIEWS, LiberoTask
+from t2p.sim.libero.scene import VIEWS, build, things
+from t2p.sim.libero.task import LiberoTask
 from t2p.sim.world import write_state
 from t2p.types import InitialState, Observe
 
@@ -129,8 +129,8 @@ def _coordinates(model: mujoco.MjModel) -> list[np.ndarray]:
 def before_touch(
     model: mujoco.MjModel, instances: tuple[str, ...], states: np.ndarray, body_pos: np.ndarray, body_quat: np.ndarray
 ) -> int:
-    """How many of the states [n, 1 + nq + nv] come before a part of the robot first touches an object or a fixture. That
-    is told by coming within TOUCH: between two states the way is taken as straight."""
+    """How many of the states [n, 1 + nq + nv] come before the robot first touches an object or a fixture. That is told
+    by coming within TOUCH: between two states the way is taken as straight."""
     names = [model.body(model.geom_bodyid[i]).name for i in range(model.ngeom)]
     robot = np.array([name.startswith(("robot0_", "gripper0_")) for name in names])
     thing = np.array([name.startswith(tuple(f"{one}_" for one in instances)) for name in names])

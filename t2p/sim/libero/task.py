@@ -24,13 +24,10 @@ from t2p.sim.libero.catalog import ARENAS, CATEGORIES
 from t2p.sim.libero.environment import LiberoEnvironment, LiberoScene
 from t2p.sim.libero.protocols import Protocol, find_protocol
 from t2p.sim.libero.quirks import Quirks
-from t2p.sim.libero.scene import Profile, build, things
+from t2p.sim.libero.scene import VIEWS, Profile, build, things
 from t2p.sim.libero.suites import find_task
-from t2p.sim.render.common import DRAWN
 from t2p.sim.task import Judge, Waypoint
 from t2p.types import ActionSpec, InitialState
-
-VIEWS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 
 
 @dataclass(frozen=True)
@@ -114,10 +111,7 @@ class LiberoTask:
         return CATEGORIES["flat_stove"].articulation["turnon"][0]
 
     def build(self, profile: Profile | None = None) -> mujoco.MjSpec:
-        """What only collides is of group 0, which the original does not draw."""
-        spec = build(self.problem, self.assets, profile or self.profile)
-        spec.add_numeric(name=DRAWN, data=[0, 1, 1, 0, 0, 0], size=6)
-        return spec
+        return build(self.problem, self.assets, profile or self.profile)
 
     def start(self, scene: LiberoScene, seed: int) -> InitialState:
         """Where the episode of a seed starts."""

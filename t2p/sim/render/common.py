@@ -9,7 +9,7 @@ half-sizes (0: endless), although physics goes on. Nothing is seen beyond the fa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import mujoco
 import numpy as np
@@ -36,6 +36,13 @@ class Frame:
     bodies: np.ndarray
 
 
+class Surfaces(NamedTuple):
+    """A Frame without colours, which cost most of it. depth: [H, W]; bodies: [H, W]."""
+
+    depth: np.ndarray
+    bodies: np.ndarray
+
+
 def geom_groups(model: mujoco.MjModel) -> np.ndarray:
     """[6] uint8: the groups of geoms that are drawn."""
     number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_NUMERIC, DRAWN)
@@ -48,11 +55,14 @@ def geom_groups(model: mujoco.MjModel) -> np.ndarray:
 class Renderer(Protocol):
     """Draws one model as it stands in `data` (after mj_forward or a step). Must be used by the thread that made it.
 
-    `render` costs less than its three parts. size: (H, W), any, and free to change from call to call."""
+    `render` costs less than its three parts, `surfaces` less than its two. size: (H, W), any, and free to change from
+    call to call."""
 
     name: str  # "egl", "osmesa" or "rays"
 
     def render(self, data: mujoco.MjData, camera: str, size: Size) -> Frame: ...
+
+    def surfaces(self, data: mujoco.MjData, camera: str, size: Size) -> Surfaces: ...
 
     def rgb(self, data: mujoco.MjData, camera: str, size: Size) -> np.ndarray: ...
 
