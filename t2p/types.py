@@ -116,10 +116,10 @@ class Batch:
     images: {view: uint8 [B, To, H, W, 3]}; clean: the same before augmentation, where a window asks for them; features:
     {view: [B, To, P, C]}, what a frozen network makes of each picture, read instead of computed; depth: {view: float32
     [B, To, H, W], metres}; cloud: of the first frame, in the first view's camera; goal: {view: uint8 [B, H, W, 3]};
-    tracks: {set name: {view: Tracks [B, T, N, D]}}; text: [B, E] float32; proprio: {name: [B, To, d]}; actions: [B, Ha, A] with action_valid
-    [B, Ha] bool; cameras: {view: (K [B, 3, 3], T_base_cam [B, 4, 4])}; has: {field: bool [B]}, False where a
-    mixture's source lacks the field (then zeros stand there); index: [B] int64, the global position of each
-    example; mask: [B] bool, False on rows that only fill up the last batch of an evaluation.
+    tracks: {set name: {view: Tracks [B, T, N, D]}}; text: [B, E] float32; proprio: {name: [B, To, d]}; actions: [B, Ha,
+    A] with action_valid [B, Ha] bool; cameras: {view: (K [B, 3, 3], T_base_cam [B, 4, 4])}; has: {field: bool [B]},
+    False where a mixture's source lacks the field (then zeros stand there); index: [B] int64, the global position of
+    each example; mask: [B] bool, False on rows that only fill up the last batch of an evaluation.
     """
 
     images: Mapping[str, Array] = field(default_factory=dict)
@@ -165,7 +165,8 @@ class WindowSpec:
     clean: examples carry their pictures as they are, too, beside the augmented ones. one_view: each (episode, start,
     view) is an example of its own and the batch carries it as ANY_VIEW. track_set, feature_set: the names of what
     `tracks` and `features` take. num_points: so many tracks are drawn uniformly among those visible at the window's
-    start (None: all, in stored order), with replacement or, where there are enough, without. track_steps: resample the window's tracks in time to so many steps (None: as they are), by track_method.
+    start (None: all, in stored order), with replacement or, where there are enough, without.
+    track_steps: resample the window's tracks in time to so many steps (None: as they are), by track_method.
     cameras: the views' intrinsics and poses.
 
     What of the data's shapes the stage counts on, so that a batch can be told without data: image_size: (H, W) of the

@@ -38,7 +38,8 @@ Rows = list[Row | Constant]
 
 
 def policy_rows(model: Mapping[str, Any]) -> Rows:
-    """model: settings of models.atm_policy.TrackPolicy with both fusions. The rows lead to {"params", "batch_stats"}."""
+    """model: settings of models.atm_policy.TrackPolicy, tracks in both places. The rows lead to {"params",
+    "batch_stats"}."""
     d, c = model["dim"], model["temporal_dim"] or model["dim"]
     views, patch, tokens = model["views"], model["track_patch"], model["track_steps"] // model["track_patch"]
     rows: Rows = [
@@ -60,19 +61,17 @@ def policy_rows(model: Mapping[str, Any]) -> Rows:
     rows += _state_rows(len(model["states"]))
     for i in range(model["head_layers"] + 1):
         rows += linear(f"policy_head.net.{2 * i}", f"head/layer_{i}")
-    params = [replace(row, ours=f"params/{row.ours}") if isinstance(row, Row) else row for row in rows]
-    return params + [row for i in range(views) for row in _stem_rows(i, model)]
+    return _below("params/", rows) + [row for i in range(views) for row in _stem_rows(i, model)]
 
 
 def all_rows(model: Mapping[str, Any], tracker: Mapping[str, Any]) -> Rows:
     """Those of a policy with its frozen track transformer. tracker: settings of models.atm.TrackTransformer."""
-    rows = policy_rows(model)
-    for row in track_transformer_rows(tracker):
-        official = TRACKER + row.official
-        rows.append(
-            Row(official, FROZEN + row.ours, row.transform) if isinstance(row, Row) else replace(row, official=official)
-        )
-    return rows
+    theirs = [replace(row, official=TRACKER + row.official) for row in track_transformer_rows(tracker)]
+    return policy_rows(model) + _below(FROZEN, theirs)
+
+
+def _below(path: str, rows: Rows) -> Rows:
+    return [replace(row, ours=path + row.ours) if isinstance(row, Row) else row for row in rows]
 
 
 def policy_variables(rows: Sequence[Row | Constant], arrays: Arrays) -> dict[str, Any]:

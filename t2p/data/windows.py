@@ -220,8 +220,8 @@ class Cutter:
 
     def cut(self, row: Row, rng: np.random.Generator) -> dict[str, Any]:
         """-> {"images": {view: [To, H, W, 3]}, "clean": the same, "features": {view: [To, P, C]}, "goal": {view:
-        [H, W, 3]}, "tracks": {view: {points, visible, valid}}, "proprio": {key: [To, d]}, "actions": [Ha, A], "action_valid": [Ha]}, those
-        that there are.
+        [H, W, 3]}, "tracks": {view: {points, visible, valid}}, "proprio": {key: [To, d]}, "actions": [Ha, A],
+        "action_valid": [Ha]}, those that there are.
 
         A view's name is ANY_VIEW where the row shows one view. Points are drawn among those visible at the window's
         start (offset 0; without it, the first step inside the episode). Where no view has such a point there is

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import jax
@@ -106,7 +107,7 @@ def make_net(config: ml_collections.ConfigDict, platform: str) -> TrackPolicy:
     settings |= {"views": len(w.views), "image_size": size, "states": tuple(w.proprio_widths)}
     net = TrackPolicy(**settings, dtype=jnp.dtype(config.dtype), remat=config.remat, scan=config.scan_layers)
     lengths = {"spatial": net.spatial_tokens, "temporal": net.step_tokens * w.steps}
-    attend = {
+    attend: dict[str, Any] = {
         f"{part}_attention": chosen_attention(config, platform, chosen[part].head_dim, lengths[part]) for part in PARTS
     }
     return net.clone(**attend)
@@ -123,8 +124,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
         )
     if not w.views or len(w.image_size) != 2 or any(side % (2 * m.net.patch) for side in w.image_size):
         raise UserError(
-            f"window.views is {tuple(w.views)} and window.image_size {tuple(w.image_size)}; expected at least one view, "
-            f"and (height, width) in multiples of {2 * m.net.patch}, twice model.net.patch"
+            f"window.views is {tuple(w.views)} and window.image_size {tuple(w.image_size)}; expected at least one "
+            f"view, and (height, width) in multiples of {2 * m.net.patch}, twice model.net.patch"
         )
     if m.net.track_steps % m.net.track_patch or m.net.track_steps > m.track_transformer.track_steps:
         raise UserError(
@@ -333,7 +334,7 @@ def decoder_flops(net: TrackPolicy, steps: int, actions: int) -> float:
     """Of the temporal transformer over so many steps, and of the head for so many of them."""
     late = net.views * net.track_steps * net.track_points * 2 if net.fuses_late else 0
     sizes = [net.width + late] + [net.head_hidden] * net.head_layers + [net.actions]
-    head = sum(a * b for a, b in zip(sizes, sizes[1:]))
+    head = sum(a * b for a, b in pairwise(sizes))
     return 2.0 * (_blocks(net.temporal, net.width, steps * net.step_tokens) + actions * head)
 
 
