@@ -25,7 +25,7 @@ from t2p.sim.libero.suites import find_task
 
 ROOT, ROBOSUITE_ROOT = "T2P_LIBERO_ROOT", "T2P_ROBOSUITE_ROOT"
 
-_GET_LIBERO = (
+GET_LIBERO = (
     f"Name its place by {ROOT}: a checkout of github.com/Lifelong-Robot-Learning/LIBERO, the folder of an installed "
     "`libero` or `hf-libero` package, or an archive (.tar.xz) of assets/, bddl_files/ and init_files/ or init_states/"
 )
@@ -47,7 +47,7 @@ class Assets:
 
     def model(self, path: str) -> Path:
         """A file of LIBERO's models; UserError where it is missing."""
-        return _present(self.libero / "assets" / path, _GET_LIBERO)
+        return _present(self.libero / "assets" / path, GET_LIBERO)
 
     def robot(self, path: str) -> Path:
         """A file of robosuite's models; UserError where it is missing."""
@@ -56,7 +56,7 @@ class Assets:
     def task_file(self, suite: str, task: str) -> Path:
         """A task's .bddl file; UserError for an unknown suite or task and where it is missing."""
         name = find_task(f"{suite}/{task}")
-        return _present(self.libero / "bddl_files" / name.suite / f"{name.name}.bddl", _GET_LIBERO)
+        return _present(self.libero / "bddl_files" / name.suite / f"{name.name}.bddl", GET_LIBERO)
 
     def states_file(self, suite: str, task: str) -> Path:
         """A task's file of initial states, .pruned_init (LIBERO's) or .npz; UserError as for `task_file`."""
@@ -66,7 +66,7 @@ class Assets:
             for folder in ("init_files", "init_states")
             for suffix in (".pruned_init", ".npz")
         ]
-        return next((p for p in places if p.is_file()), None) or _present(places[0], _GET_LIBERO)
+        return next((p for p in places if p.is_file()), None) or _present(places[0], GET_LIBERO)
 
 
 def _present(path: Path, get: str) -> Path:
@@ -120,7 +120,7 @@ def find_assets(root: PathLike | None = None, robosuite: PathLike | None = None)
     roots = [_unpacked(Path(given).expanduser())] if given else _installed("libero")
     libero = _first(roots, _INSIDE, ("assets/scenes", "bddl_files"))
     if libero is None:
-        raise UserError(f"LIBERO's assets are not found{_looked(roots)}. {_GET_LIBERO}")
+        raise UserError(f"LIBERO's assets are not found{_looked(roots)}. {GET_LIBERO}")
     given = robosuite or os.environ.get(ROBOSUITE_ROOT)
     beside = [libero / "robosuite", *(r / "robosuite" for r in roots)]
     places = [Path(given).expanduser()] if given else [*beside, *_installed("robosuite")]
@@ -154,7 +154,7 @@ def _installed(package: str) -> list[Path]:
 def _unpacked(root: Path) -> Path:
     """The folder itself, or the one that an archive was unpacked into: once, however many processes ask."""
     if not root.exists():
-        raise UserError(f"{root} does not exist. {_GET_LIBERO}")
+        raise UserError(f"{root} does not exist. {GET_LIBERO}")
     if root.is_dir():
         return root
     stat = root.stat()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,15 +17,28 @@ import mujoco
 import numpy as np
 
 from t2p.io import UserError
-from t2p.sim.libero.assets import Assets
+from t2p.sim.libero.assets import GET_LIBERO, Assets
 from t2p.sim.libero.bddl import Named, Problem
 from t2p.sim.libero.catalog import ARENAS, CATEGORIES, Arena, Table
 from t2p.sim.robots.base import set_damping
+from t2p.sim.world import Rgba
 
-# What the model is for: `faithful` is drawn as the original is; `fast` is drawn with a smaller shadow map, in software
-# several times faster; `physics` has nothing that is only looked at, and moves as the others do.
+# What the model is for: `faithful` is drawn as the original is; `fast` is drawn in software several times faster;
+# `physics` has nothing that is only looked at. All three move alike, bit for bit.
 Profile = Literal["faithful", "fast", "physics"]
-SHADOW_MAP = {"faithful": 4096, "fast": 1024}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What drawing costs. shadow_map: pixels of its side (no light of LIBERO's own scenes casts shadows); samples: per
+    pixel; reflections: each reflecting plane or box that is seen has the scene drawn once more."""
+
+    shadow_map: int
+    samples: int
+    reflections: bool
+
+
+DRAWINGS = {"faithful": Drawing(4096, 4, True), "fast": Drawing(1024, 0, False)}
 
 ROBOT, GRIPPER, MOUNT = "robot0_", "gripper0_", "mount0_"
 
@@ -38,8 +52,7 @@ _OBJECT_DAMPING = 0.0005
 def build(problem: Problem, assets: Assets, profile: Profile = "faithful") -> mujoco.MjSpec:
     """The scene of a problem. Fixtures lie at the origin: reset places them (model.body_pos, model.body_quat).
 
-    UserError for a problem class, category or profile that is not known and for a file that is missing. Source: spec
-    of the merged model, LIBERO 8f1084e with robosuite 1.4.1."""
+    UserError for a problem class, category or profile that is not known and for a file that is missing."""
     if profile not in get_args(Profile):
         raise UserError(f"unknown profile {profile!r}; expected one of {', '.join(get_args(Profile))}")
     arena = _arena(problem)
@@ -53,7 +66,8 @@ def build(problem: Problem, assets: Assets, profile: Profile = "faithful") -> mu
     if profile == "physics":
         _strip(spec)
     else:
-        spec.visual.quality.shadowsize = SHADOW_MAP[profile]
+        _set_drawing(spec, DRAWINGS[profile])
+    _check_files(spec)
     return spec
 
 
@@ -81,11 +95,25 @@ def _set_options(spec: mujoco.MjSpec) -> None:
             texture.colorspace = mujoco.mjtColorSpace.mjCOLORSPACE_LINEAR
 
 
-@functools.lru_cache(maxsize=64)
-def _parsed(path: Path) -> mujoco.MjSpec:
-    """A model file, to be copied: it names its files wherever it is attached, and counts inertia as robosuite's base
+def _set_drawing(spec: mujoco.MjSpec, drawing: Drawing) -> None:
+    spec.visual.quality.shadowsize, spec.visual.quality.offsamples = drawing.shadow_map, drawing.samples
+    if not drawing.reflections:
+        for material in spec.materials:
+            material.reflectance = 0
+
+
+def _read(path: Path) -> mujoco.MjSpec:
+    """A model file, to be changed: it knows its files wherever it is attached, and counts inertia as robosuite's base
     model does, from collision geoms alone."""
-    spec = mujoco.MjSpec.from_file(str(path))
+    return _parsed(path, path.stat().st_mtime_ns).copy()
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: Path, changed: int) -> mujoco.MjSpec:
+    try:
+        spec = mujoco.MjSpec.from_file(str(path))
+    except ValueError as e:
+        raise UserError(f"{path} is not a model that MuJoCo {mujoco.__version__} reads: {e}") from e
     spec.compiler.degree = False
     spec.compiler.autolimits = True
     spec.compiler.inertiagrouprange = (_GROUP_COLLISION, _GROUP_COLLISION)
@@ -97,6 +125,13 @@ def _parsed(path: Path) -> mujoco.MjSpec:
     for assets in (spec.meshes, spec.textures, spec.materials):
         _delete_repeated(spec, assets)
     return spec
+
+
+def _check_files(spec: mujoco.MjSpec) -> None:
+    files = dict.fromkeys(element.file for element in (*spec.meshes, *spec.textures) if element.file)
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise UserError(f"{len(missing)} files of the scene are missing: {', '.join(missing)}. {GET_LIBERO}")
 
 
 def _absolute(folder: Path, file: str) -> str:
@@ -123,11 +158,11 @@ def _delete(spec: mujoco.MjSpec, element: object) -> None:
 
 
 def _surroundings(problem: Problem, arena: Arena, assets: Assets) -> mujoco.MjSpec:
-    spec = _parsed(assets.model(arena.xml)).copy()
+    spec = _read(assets.model(arena.xml))
     styles = {"texplane": arena.floor, "tex-wall": arena.wall}
     for texture in spec.textures:
         if texture.name in styles:
-            texture.file = str(assets.model(f"textures/{styles[texture.name]}"))
+            texture.file = str(assets.libero / "assets" / "textures" / styles[texture.name])
     if arena.table:
         _resize_table(spec, arena.table)
     _colour(spec.geoms, _ARENA_COLOUR)
@@ -169,7 +204,7 @@ def _add_zones(body: mujoco.MjsBody, problem: Problem, arena: Arena) -> None:
         )
 
 
-def _colour(geoms: Iterable[mujoco.MjsGeom], rgba: tuple[float, float, float, float]) -> None:
+def _colour(geoms: Iterable[mujoco.MjsGeom], rgba: Rgba) -> None:
     for geom in geoms:
         if geom.group == _GROUP_COLLISION:
             geom.rgba = rgba
@@ -180,34 +215,38 @@ def _colour(geoms: Iterable[mujoco.MjsGeom], rgba: tuple[float, float, float, fl
 
 def _add_robot(spec: mujoco.MjSpec, arena: Arena, assets: Assets) -> None:
     """The Panda at its place, its gripper on its hand, and the mount under it."""
-    arm = _parsed(assets.robot("robots/panda/robot.xml")).copy()
-    unnamed = [geom for geom in arm.body("base").find_all("geom") if not geom.name]
+    arm = _part(assets.robot("robots/panda/robot.xml"), "base")
+    base = arm.body("base")
+    unnamed = [geom for geom in base.find_all("geom") if not geom.name]
     for i, geom in enumerate(unnamed):
         geom.name = f"g{i}_{'vis' if geom.group == _GROUP_VISUAL else 'col'}"
-    for i, joint in enumerate(arm.body("base").find_all("joint")):
+    for i, joint in enumerate(base.find_all("joint")):
         set_damping(joint, 0.1 if i < 5 else 0.01)
         joint.frictionloss = 0.1
         joint.armature = 5.0 / (i + 1)
-    arm.body("base").pos = arena.base
+    base.pos = arena.base
     _attach(spec.worldbody, arm, "base", ROBOT, _ROBOT_COLOUR)
+    under = spec.body(f"{ROBOT}base")
     if arena.mounted:
-        mount = _parsed(assets.robot("mounts/rethink_mount.xml")).copy()
+        mount = _part(assets.robot("mounts/rethink_mount.xml"), "base")
         mount.body("base").pos = (0, 0, _MOUNT_HEIGHT)
-        _attach(spec.body(f"{ROBOT}base"), mount, "base", MOUNT, _ARENA_COLOUR)
+        _attach(under, mount, "base", MOUNT, _ARENA_COLOUR)
     else:  # robosuite's null mount
-        spec.body(f"{ROBOT}base").add_body(name=f"{MOUNT}base")
-    gripper = _parsed(assets.robot("grippers/panda_gripper.xml")).copy()
+        under.add_body(name=f"{MOUNT}base")
+    gripper = _part(assets.robot("grippers/panda_gripper.xml"), "right_gripper")
     _attach(spec.body(f"{ROBOT}right_hand"), gripper, "right_gripper", GRIPPER, _GRIPPER_COLOUR)
 
 
-def _attach(
-    parent: mujoco.MjsBody,
-    child: mujoco.MjSpec,
-    root: str,
-    prefix: str,
-    colour: tuple[float, float, float, float] | None = None,
-) -> None:
-    body = child.body(root)
+def _part(path: Path, root: str) -> mujoco.MjSpec:
+    """A model file, to be changed and attached by its body `root`."""
+    spec = _read(path)
+    if spec.body(root) is None:
+        raise UserError(f"{path} has no body {root!r}: is it LIBERO's, or robosuite 1.4's?")
+    return spec
+
+
+def _attach(parent: mujoco.MjsBody, part: mujoco.MjSpec, root: str, prefix: str, colour: Rgba | None = None) -> None:
+    body = part.body(root)
     if colour:
         _colour(body.find_all("geom"), colour)
     parent.add_frame().attach_body(body, prefix, "")
@@ -220,19 +259,17 @@ def _add_thing(spec: mujoco.MjSpec, name: str, category: str, assets: Assets) ->
     if category not in CATEGORIES:
         raise UserError(f"{name} is of the unknown category {category!r}; expected one of {', '.join(CATEGORIES)}")
     known = CATEGORIES[category]
-    child = _parsed(assets.model(known.xml)).copy()
-    body = child.body("object")
-    if body is None:
-        raise UserError(f"{assets.model(known.xml)} has no body `object`: is it LIBERO's file?")
+    part = _part(assets.model(known.xml), "object")
+    body = part.body("object")
     body.name = "main"
     for i, geom in enumerate(body.find_all("geom")):
         geom.name = geom.name or f"g{i}"
         if geom.group not in (_GROUP_COLLISION, _GROUP_VISUAL):
-            _delete(child, geom)
+            _delete(part, geom)
     if known.kind == "object":
         set_damping(body.add_joint(name="joint0", type=mujoco.mjtJoint.mjJNT_FREE), _OBJECT_DAMPING)
     body.add_site(name="default_site", size=[0.002] * 3, rgba=[1, 0, 0, 0])
-    _attach(spec.worldbody, child, "main", f"{name}_")
+    _attach(spec.worldbody, part, "main", f"{name}_")
 
 
 # The model for physics alone

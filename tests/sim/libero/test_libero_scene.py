@@ -1,0 +1,249 @@
+"""LIBERO's scenes: equal to the recorded originals, alike in motion for every profile, and built for all 130 tasks."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+import pytest
+import scenes
+
+from t2p.io import UserError
+from t2p.sim import render
+from t2p.sim.libero.assets import Assets, initial_states, load_problem, split_state
+from t2p.sim.libero.names import handles
+from t2p.sim.libero.scene import build
+from t2p.sim.libero.suites import SUITES
+from t2p.sim.world import diverged
+
+ALL = [(suite, task) for suite, names in SUITES.items() for task in names]
+COUNTS = ("nq", "nv", "nu", "nbody", "njnt", "ngeom", "nsite", "nmesh", "ntex", "nmat", "ncam", "nsensor")
+OPTIONS = ("timestep", "impratio", "cone", "solver", "integrator", "tolerance", "iterations", "density", "viscosity")
+KINDS = ("body", "joint", "actuator", "site", "geom", "camera", "sensor")
+# The order of these in memory is MuJoCo's; room for contacts is no longer set by a number of them.
+MEMORY = ("adr", "names", "map", "paths", "nbuffer", "narena", "njmax", "nconmax")
+SETTLE = 250  # substeps: ten policy steps
+
+
+def named(model: mujoco.MjModel, kind: str) -> list[str | None]:
+    numbers = {"joint": model.njnt, "camera": model.ncam, "actuator": model.nu}
+    count = numbers.get(kind) or getattr(model, f"n{kind}")
+    return [getattr(model, kind)(i).name or None for i in range(count)]
+
+
+def arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
+    """All numbers of a model but addresses into names and files."""
+    found = {
+        name: getattr(model, name) for name in dir(model) if not name.startswith("_") and not name.endswith(MEMORY)
+    }
+    for part in ("opt", "stat"):
+        group = getattr(model, part)
+        found |= {f"{part}.{name}": getattr(group, name) for name in dir(group) if not name.startswith("_")}
+    return {name: np.asarray(value) for name, value in found.items() if isinstance(value, (int, float, np.ndarray))}
+
+
+@functools.lru_cache(maxsize=1)
+def build_golden(assets: Assets, name: str) -> mujoco.MjModel:
+    return build(load_problem(assets, *name.split("__")), assets).compile()
+
+
+def test_a_scene_equals_the_recorded_one(assets: Assets, golden: Path) -> None:
+    """The scene that robosuite merged from the same files, compiled here: every number of both models is the same."""
+    ours = build_golden(assets, golden.name)
+    xml = gzip.decompress((golden / "model_merged.xml.gz").read_bytes()).decode()
+    for place, folder in (("LIBERO_ASSETS", assets.libero / "assets"), ("ROBOSUITE_ASSETS", assets.robosuite)):
+        xml = xml.replace(place, str(folder))
+    theirs = mujoco.MjModel.from_xml_string(xml)
+    assert [named(ours, kind) for kind in KINDS] == [named(theirs, kind) for kind in KINDS]
+    want, got = arrays(theirs), arrays(ours)
+    want["site_rgba"] = want["site_rgba"] * np.array([1, 1, 1, -1], np.float32)  # hidden, as by robosuite's reset
+    assert got.keys() == want.keys()
+    assert [name for name in want if not np.array_equal(got[name], want[name], equal_nan=True)] == []
+
+
+def test_a_scene_has_the_recorded_names_and_numbers(assets: Assets, golden: Path) -> None:
+    """Numbers out of MuJoCo 2.3.7."""
+    ours = build_golden(assets, golden.name)
+    summary = json.loads((golden / "model_summary.json").read_text())
+    assert [getattr(ours, count) for count in COUNTS] == [summary[count] for count in COUNTS]
+    assert [getattr(ours.opt, option) for option in OPTIONS] == [summary[option] for option in OPTIONS]
+    assert [named(ours, kind) for kind in KINDS] == [summary[f"{kind}_names"] for kind in KINDS]
+    problem = load_problem(assets, *golden.name.split("__"))
+    fixtures = [ours.body(f"{name}_main").id for name in summary["fixtures"]]
+    # Meshes are turned into principal axes that MuJoCo finds anew in each release, which changes neither picture nor
+    # contacts; a stove's alpha tells whether it was turned on; fixtures lie where the recording's reset put them.
+    meshes = ours.geom_type == mujoco.mjtGeom.mjGEOM_MESH
+    burners = [site for site, _ in handles(ours, problem).burners]
+    aside = {"geom_quat": meshes, "geom_size": meshes}
+    aside |= {"body_pos": fixtures, "body_quat": fixtures, "site_rgba": burners}
+    for name, want in np.load(golden / "model_arrays.npz").items():
+        got = getattr(ours, name).copy()
+        assert got.shape == want.shape, name
+        if name in aside:
+            got[aside[name]] = want[aside[name]]
+        atol = 0 if want.dtype.kind in "iu" else 2e-6 if name == "geom_pos" else 1e-8
+        np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=name)
+
+
+def test_handles_are_the_recorded_ones(assets: Assets, golden: Path) -> None:
+    problem = load_problem(assets, *golden.name.split("__"))
+    summary = json.loads((golden / "model_summary.json").read_text())
+    for profile in ("faithful", "physics"):
+        model = build(problem, assets, profile).compile()
+        found = handles(model, problem)
+        assert list(found.instances) == summary["objects"] + summary["fixtures"]
+        for name, geoms in summary["contact_geoms"].items():
+            assert [model.geom(i).name for i in found.instances[name].geoms] == geoms
+        addresses = [i for one in found.instances.values() for i in (*one.free, *one.qpos)]
+        assert [*found.arm.qpos, *found.arm.fingers, *addresses] == list(range(model.nq))
+        addresses = [i for one in found.instances.values() for i in (*one.free_dofs, *one.dofs)]
+        assert [*found.arm.dofs, *found.arm.finger_dofs, *addresses] == list(range(model.nv))
+        assert set(found.sites) == set(summary["sites"])
+        assert [model.site(i).name for i in found.sites.values()] == list(found.sites)
+        assert [*found.arm.torques, *found.arm.grip] == list(range(model.nu))
+        assert (model.site(found.arm.site).name, model.body(found.arm.hand).name) == (
+            "gripper0_grip_site",
+            "robot0_right_hand",
+        )
+
+
+def test_handles_of_another_task_are_refused(assets: Assets) -> None:
+    model = scenes.model(assets, "libero_object", SUITES["libero_object"][0])
+    with pytest.raises(UserError, match="the model has no body 'akita_black_bowl_1_main': is it another task's"):
+        handles(model, load_problem(assets, "libero_goal", "turn_on_the_stove"))
+
+
+def run(model: mujoco.MjModel, states: np.ndarray, steps: int) -> np.ndarray:
+    """States under torques that throw the arm about."""
+    data, rng, seen = mujoco.MjData(model), np.random.default_rng(0), []
+    for state in states:
+        mujoco.mj_resetData(model, data)
+        _, data.qpos[:], data.qvel[:] = split_state(state, model.nq, model.nv)
+        for i in range(steps):
+            if i % 25 == 0:
+                data.ctrl[:] = rng.uniform(*model.actuator_ctrlrange.T) * 0.6
+            mujoco.mj_step(model, data)
+            seen.append(np.concatenate([data.qpos, data.qvel, data.sensordata, [data.ncon]]))
+    return np.array(seen)
+
+
+@pytest.mark.parametrize(
+    ("suite", "task"),
+    [
+        ("libero_goal", "open_the_middle_drawer_of_the_cabinet"),
+        ("libero_10", "KITCHEN_SCENE6_put_the_yellow_and_white_mug_in_the_microwave_and_close_it"),
+    ],
+)
+def test_what_is_only_looked_at_moves_nothing(assets: Assets, suite: str, task: str) -> None:
+    states = initial_states(assets, suite, task)[:2]
+    looks = scenes.model(assets, suite, task, "faithful")
+    bare = scenes.model(assets, suite, task, "physics")
+    want, got = run(looks, states, 150), run(bare, states, 150)
+    np.testing.assert_array_equal(got, want)
+    assert np.ptp(want[:, -1]) > 5, "contacts come and go"
+    assert bare.ntex == bare.nmat == bare.nlight == 0 and bare.ngeom < 0.8 * looks.ngeom
+    assert named(bare, "body") == named(looks, "body") and named(bare, "site") == named(looks, "site")
+
+
+def test_fast_to_draw_is_the_same_world(assets: Assets) -> None:
+    problem = load_problem(assets, "libero_goal", "turn_on_the_stove")
+    looks, fast = (build(problem, assets, profile) for profile in ("faithful", "fast"))
+    assert (looks.visual.quality.shadowsize, looks.visual.quality.offsamples) == (4096, 4)
+    assert (fast.visual.quality.shadowsize, fast.visual.quality.offsamples) == (1024, 0)
+    want, got = arrays(looks.compile()), arrays(fast.compile())
+    assert [name for name in want if not np.array_equal(got[name], want[name], equal_nan=True)] == ["mat_reflectance"]
+
+
+def test_what_is_unknown_or_missing_is_named(assets: Assets, tmp_path: Path) -> None:
+    problem = load_problem(assets, "libero_goal", "turn_on_the_stove")
+    with pytest.raises(UserError, match="unknown problem class 'libero_cave'; expected one of libero_tabletop"):
+        build(replace(problem, kind="libero_cave"), assets)
+    with pytest.raises(UserError, match="bowl_9 is of the unknown category 'bowl'; expected one of akita_black_bowl"):
+        build(replace(problem, objects=(("bowl_9", "bowl"),)), assets)
+    with pytest.raises(UserError, match="unknown profile 'fancy'; expected one of faithful, fast, physics"):
+        build(problem, assets, "fancy")  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match=r"libero_tabletop_base_style.xml is missing. Name its place by T2P_LIBERO_ROOT"
+    ):
+        build(problem, Assets(tmp_path, assets.robosuite))
+    with pytest.raises(UserError, match=r"robot.xml is missing. Name its place by T2P_ROBOSUITE_ROOT"):
+        build(problem, Assets(assets.libero, tmp_path))
+
+
+def test_a_file_that_a_scene_needs_is_named(assets: Assets, tmp_path: Path) -> None:
+    """Physics alone needs no picture; a model file of another robosuite is noticed."""
+    for folder in ("assets", "robosuite"):
+        source = assets.libero / "assets" if folder == "assets" else assets.robosuite
+        shutil.copytree(source, tmp_path / folder, ignore=shutil.ignore_patterns("*.png", "*.msh", "*.obj"))
+    suite, task = "libero_goal", "turn_on_the_stove"
+    bare, problem = Assets(tmp_path, tmp_path / "robosuite"), load_problem(assets, suite, task)
+    assert build(problem, bare, "physics").compile().ngeom == scenes.model(assets, suite, task).ngeom
+    with pytest.raises(
+        UserError, match=r"\d+ files of the scene are missing: .*martin_novak_wood_table.png, .*T2P_LIBERO"
+    ):
+        build(problem, bare)
+    gripper = tmp_path / "robosuite/grippers/panda_gripper.xml"
+    gripper.write_text(gripper.read_text().replace("right_gripper", "right_hand"))
+    with pytest.raises(UserError, match=r"panda_gripper.xml has no body 'right_gripper'"):
+        build(problem, bare)
+    gripper.write_text("<mujoco><worldbody>")
+    with pytest.raises(UserError, match=r"panda_gripper.xml is not a model that MuJoCo"):
+        build(problem, bare)
+
+
+@pytest.mark.parametrize("shard", range(2))
+def test_tasks_have_the_recorded_layout(assets: Assets, facts: dict[str, Any], shard: int) -> None:
+    """A tenth of the tasks; the sweep below takes all."""
+    for suite, task in ALL[shard * 5 :: 10]:
+        check_layout(assets, facts["task_index"][f"{suite}/{task}"], suite, task)
+        settle(scenes.model(assets, suite, task), initial_states(assets, suite, task)[:2])
+
+
+def check_layout(assets: Assets, want: dict[str, Any], suite: str, task: str) -> None:
+    problem = load_problem(assets, suite, task)
+    assert len(build(problem, assets).geoms) == want["ngeom"]
+    model = scenes.model(assets, suite, task)
+    assert (model.nq, model.nv, named(model, "joint")) == (want["nq"], want["nv"], want["joints"])
+    assert set(want["sites"]) == set(handles(model, problem).sites)
+    assert initial_states(assets, suite, task).shape[1] == 1 + model.nq + model.nv
+
+
+def settle(model: mujoco.MjModel, states: np.ndarray) -> mujoco.MjData:
+    data = mujoco.MjData(model)
+    for i, state in enumerate(states):
+        mujoco.mj_resetData(model, data)
+        data.time, data.qpos[:], data.qvel[:] = split_state(state, model.nq, model.nv)
+        mujoco.mj_step(model, data, nstep=SETTLE)
+        assert diverged(data) is None, f"initial state {i}: {diverged(data)}"
+        assert np.abs(data.qpos).max() < 10, f"initial state {i}: something flew off"
+    return data
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shard", range(13))
+def test_all_tasks_build_settle_and_are_drawn(assets: Assets, facts: dict[str, Any], shard: int) -> None:
+    for suite, task in ALL[shard::13]:
+        check_layout(assets, facts["task_index"][f"{suite}/{task}"], suite, task)
+        data = settle(scenes.model(assets, suite, task), initial_states(assets, suite, task))
+        draw(assets, suite, task, data)
+
+
+def draw(assets: Assets, suite: str, task: str, settled: mujoco.MjData) -> None:
+    model = scenes.model(assets, suite, task, "faithful")
+    data = mujoco.MjData(model)
+    data.qpos[:] = settled.qpos
+    mujoco.mj_forward(model, data)
+    renderer = render.make_renderer(model)
+    try:
+        for camera in ("agentview", "robot0_eye_in_hand"):
+            picture = renderer.rgb(data, camera, (64, 64))
+            assert picture.std() > 5, f"{task}: {camera} sees nothing"
+    finally:
+        renderer.close()
