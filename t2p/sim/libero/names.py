@@ -69,6 +69,18 @@ def handles(model: mujoco.MjModel, problem: Problem) -> Handles:
     )
 
 
+def moving_joints(model: mujoco.MjModel, problem: Problem, found: Handles, name: str) -> tuple[str, np.ndarray]:
+    """Whose state (open, turned on ...) a thing's or region's name stands for, and the addresses in qpos of the joints
+    that tell it: all of a thing's own joints, or those of the body that holds a region's site."""
+    if name in found.instances:
+        return name, found.instances[name].qpos
+    thing = problem.regions[name].target
+    if thing not in found.instances:
+        return thing, np.zeros(0, int)
+    held = model.jnt_bodyid[found.instances[thing].joints] == model.site_bodyid[found.sites[name]]
+    return thing, found.instances[thing].qpos[held]
+
+
 def _id(model: mujoco.MjModel, kind: str, name: str) -> int:
     number = mujoco.mj_name2id(model, mujoco.mjtObj.__members__[f"mjOBJ_{kind}"], name)
     if number < 0:
