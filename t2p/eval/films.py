@@ -105,7 +105,7 @@ class Cinema:
 
     def begin(self, environment: Environment) -> None:
         if self._renderer is None:
-            self._renderer = make_renderer(environment.model, self._name)
+            self._renderer = make_renderer(environment.shown()[0], self._name)
         self._every = max(1, round(1 / (FPS * environment.model.opt.timestep)))
         self._steps, self._frames = 0, [self._picture(environment)]
         self._camera = self._at(environment, SIZE, self.base)
@@ -149,7 +149,7 @@ class Cinema:
         """Fixes the tracks' first points to the bodies on which they are seen. tracks: [T + 1, N, 3]."""
         assert self._renderer is not None, "begin comes first"
         camera, (height, width) = self._at(environment, self.seen), self.seen
-        bodies = self._renderer.bodies(environment.data, self.view, self.seen)
+        bodies = self._renderer.bodies(environment.shown()[1], self.view, self.seen)
         place = to_image(tracks[0], camera)
         inside = (tracks[0, :, 2] > 0) & (place >= 0).all(-1) & (place < 1).all(-1)  # not those that only fill up
         column, row = (np.where(inside[:, None], place, 0) * (width, height)).astype(int).T
@@ -163,7 +163,7 @@ class Cinema:
 
     def _picture(self, environment: Environment) -> np.ndarray:
         assert self._renderer is not None, "begin comes first"
-        return self._renderer.rgb(environment.data, self.view, SIZE)
+        return self._renderer.rgb(environment.shown()[1], self.view, SIZE)
 
     def _at(self, environment: Environment, size: tuple[int, int], base: np.ndarray | None = None) -> Camera:
-        return camera_of(environment.model, environment.data, self.view, size, base)
+        return camera_of(*environment.shown(), self.view, size, base)

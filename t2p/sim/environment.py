@@ -7,8 +7,8 @@ the episodes before it is left (t2p.sim.world.write_state), and the controller a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 import mujoco
 import numpy as np
@@ -92,18 +92,26 @@ def check_actions(task: Task, actions: np.ndarray) -> None:
 
 class Scene:
     """A task's compiled model and its renderer: shared by all environments of a process, since of a model only the
-    bodies' frames differ between episodes, and each environment puts its own there before it uses the model."""
+    bodies' frames differ between episodes, and each environment puts its own there before it uses the model. drawn: the
+    model that is drawn, the same one unless a subclass has another."""
 
     def __init__(self, task: Task, observe: Observe = PLAIN, renderer: str = "auto"):
         """Warnings of MuJoCo are no longer printed afterwards, in the whole process: `diverged` reads them."""
         check_observe(task, observe)
         quiet_warnings()
         self.task, self.observe = task, observe
-        self.model = task.build().compile()
+        self.model = self.compile()
+        self.drawn = self.compile_drawn()
         self.frames = self.model.body_pos.copy(), self.model.body_quat.copy()
-        self.renderer: Renderer | None = make_renderer(self.model, renderer) if observed_views(task, observe) else None
+        self.renderer: Renderer | None = make_renderer(self.drawn, renderer) if observed_views(task, observe) else None
         kept = [name for name in task.kept if observe.floor or name != "world"]
         self.kept = body_ids(self.model, kept) if observe.cloud else None
+
+    def compile(self) -> mujoco.MjModel:
+        return self.task.build().compile()
+
+    def compile_drawn(self) -> mujoco.MjModel:
+        return self.model
 
     def put(self, frames: tuple[np.ndarray, np.ndarray]) -> None:
         """Writes the bodies' frames, positions [nbody, 3] and quaternions [nbody, 4], into the model."""
@@ -135,7 +143,11 @@ class Onlooker(Protocol):
 class Environment:
     """reset, step, observe. failure: None, or why the physics came apart: then it rests until it is reset. success: the
     judge's word after the last step. time: seconds of physics since the reset. seed: of the episode (0: it started from
-    a state); steps: policy steps that began since the reset. clocks: [4] seconds spent (CLOCKS)."""
+    a state); steps: policy steps that began since the reset. clocks: [4] seconds spent (CLOCKS).
+
+    A policy step has three parts, begin, advance (of several environments together: advance_all), finish."""
+
+    scene_class: ClassVar[type[Scene]] = Scene
 
     def __init__(
         self,
@@ -148,7 +160,7 @@ class Environment:
         """scene: that of another environment of this process with the same task and `observe`; None: its own."""
         self.task, self.watch, self.onlooker = task, observe, onlooker
         self._owns = scene is None
-        self.scene = Scene(task, observe, renderer) if scene is None else scene
+        self.scene = self.scene_class(task, observe, renderer) if scene is None else scene
         self.model = self.scene.model
         self.data = mujoco.MjData(self.model)
         self.clocks = np.zeros(len(CLOCKS))
@@ -156,7 +168,7 @@ class Environment:
         self.judge: Judge | None = None
         self.failure: str | None = None
         self.success, self.time = False, 0.0
-        self._frames, self.seed, self.steps = self.scene.frames, 0, 0
+        self._frames, self.seed, self.steps, self.substeps = self.scene.frames, 0, 0, 0
         self._base = np.asarray(task.base, float)
         self._to_base = invert_transform(self._base)
 
@@ -182,14 +194,15 @@ class Environment:
 
     def step(self, action: np.ndarray) -> None:
         """One policy step: an action [A] in the base frame until the controller is done with it."""
-        for _ in self.stepping(action):
-            pass
+        self.begin(action)
+        self.advance()
+        self.finish()
 
-    def stepping(self, action: np.ndarray) -> Iterator[None]:
-        """`step` in parts (control, physics, judging), for processes that take each part for all their environments
-        before the next: its code then stays in the processor's caches, which is half of what it costs."""
+    def begin(self, action: np.ndarray) -> None:
+        """The first part: what the action [A], in the base frame, asks for."""
         if self.controller is None or self.judge is None:
             raise UserError("the environment has to be reset before its first step")
+        self.substeps = 0
         if self.failure is not None:
             return
         self.enter()
@@ -197,20 +210,44 @@ class Environment:
         began = time.perf_counter()
         self.controller.start(self.model, self.data, to_world(self.task.action, self._base, action))
         self.clocks[1] += time.perf_counter() - began
-        yield
-        self.enter()
-        steps = self._advance(self.controller, self.judge)
-        yield
+
+    def advance(self) -> None:
+        """The second part: physics until the action is over."""
+        if self.failure is None:
+            assert self.controller is not None and self.judge is not None  # begin looks
+            self.enter()
+            self.substeps = self._advance(self.controller, self.judge)
+
+    @staticmethod
+    def advance_all(environments: Sequence[Environment]) -> None:
+        """`advance` of several environments of one scene."""
+        for environment in environments:
+            environment.advance()
+
+    def finish(self) -> None:
+        """The third part: how it went."""
+        if self.failure is not None:
+            return
+        assert self.judge is not None  # begin looks
         self.enter()
         self.failure = diverged(self.data)
         if self.failure is None:
-            self.time += steps * self.model.opt.timestep
+            self.time += self.substeps * self.model.opt.timestep
             self.success = bool(self.judge.success(self.model, self.data))
-            refresh(self.model, self.data)
+            self.refresh()
         else:
             self.success = False
         if self.onlooker is not None:
             self.onlooker.end(self)
+
+    def refresh(self) -> None:
+        """Brings poses up to the present."""
+        refresh(self.model, self.data)
+
+    def shown(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """What a picture of the present is drawn from."""
+        self.enter()
+        return self.model, self.data
 
     def _advance(self, controller: Controller, judge: Judge) -> int:
         """Physics until the controller is done. -> physics steps."""
@@ -294,6 +331,11 @@ class Environment:
         if depth:
             seen[("depth", view)] = renderer.depth(data, name, size)
         return seen
+
+
+def environment_class(task: Task) -> type[Environment]:
+    """The task's own kind of environment, `task.environment`, where it has one."""
+    return getattr(task, "environment", Environment)
 
 
 def subset(points: SurfacePoints, count: int, rng: np.random.Generator) -> Cloud:

@@ -44,10 +44,7 @@ class Kinematics:
 
     def row(self, at: int) -> tuple[np.ndarray, ...]:
         """The arrays of one environment, in the fields' order."""
-        return tuple(array[at] for array in (self.position, self.rotation, self.jacobian, self.inertia, self.q, self.qd))
-
-    def take(self, rows: np.ndarray) -> Kinematics:
-        return Kinematics(*(array[rows] for array in vars(self).values()))
+        return tuple(array[at] for array in vars(self).values())
 
 
 class Reader:
@@ -61,7 +58,8 @@ class Reader:
         # The arm's seven joints are the first of the model and a chain: contiguous, each the child of the one before.
         joints = slice(int(arm.dofs[0]), int(arm.dofs[-1]) + 1)
         self.columns = self.jacobian[:, joints]
-        self.q, self.qd, self.bias = data.qpos[arm.qpos[0] : arm.qpos[-1] + 1], data.qvel[joints], data.qfrc_bias[joints]
+        self.q = data.qpos[int(arm.qpos[0]) : int(arm.qpos[-1]) + 1]
+        self.qd, self.bias = data.qvel[joints], data.qfrc_bias[joints]
         self.inertia, self.block = data.qM, inertia_block(model, arm)
 
     def read(self, into: tuple[np.ndarray, ...]) -> None:

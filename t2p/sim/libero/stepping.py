@@ -6,7 +6,7 @@ Each physics step is one forward pass (mj_step1, mj_step2), where the original h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
@@ -30,10 +30,10 @@ class Rig:
     arm: Arm
     nominal: Kinematics
     fixtures: np.ndarray
-    quirks: Quirks = Quirks()
+    quirks: Quirks
 
     @staticmethod
-    def of(model: mujoco.MjModel, arm: Arm, fixtures: Sequence[int] = (), quirks: Quirks = Quirks()) -> Rig:
+    def of(model: mujoco.MjModel, arm: Arm, fixtures: Sequence[int], quirks: Quirks) -> Rig:
         return Rig(model, arm, osc.nominal(model, arm), np.array(fixtures, int), quirks)
 
 
