@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
@@ -111,8 +112,10 @@ def _read(path: Path) -> mujoco.MjSpec:
 @functools.lru_cache(maxsize=64)
 def _parsed(path: Path, changed: int) -> mujoco.MjSpec:
     try:
-        spec = mujoco.MjSpec.from_file(str(path))
-    except ValueError as e:
+        root = ElementTree.parse(path).getroot()
+        _tidy(root)
+        spec = mujoco.MjSpec.from_string(ElementTree.tostring(root, "unicode"))
+    except (ElementTree.ParseError, ValueError) as e:
         raise UserError(f"{path} is not a model that MuJoCo {mujoco.__version__} reads: {e}") from e
     spec.compiler.degree = False
     spec.compiler.autolimits = True
@@ -122,9 +125,21 @@ def _parsed(path: Path, changed: int) -> mujoco.MjSpec:
     for texture in spec.textures:
         texture.file = _absolute(path.parent / spec.texturedir, texture.file)
     spec.meshdir = spec.texturedir = ""
-    for assets in (spec.meshes, spec.textures, spec.materials):
-        _delete_repeated(spec, assets)
     return spec
+
+
+def _tidy(root: ElementTree.Element) -> None:
+    """Of assets of one name the first counts, as in robosuite (flat_stove.xml names two textures alike, which newer
+    MuJoCo does not read); how much room contacts need is the whole scene's matter."""
+    seen: set[tuple[str, str]] = set()
+    for group in root.findall("asset"):
+        for element in list(group):
+            name = element.get("name", "")
+            if name and (element.tag, name) in seen:
+                group.remove(element)
+            seen.add((element.tag, name))
+    for size in root.findall("size"):
+        root.remove(size)
 
 
 def _check_files(spec: mujoco.MjSpec) -> None:
@@ -136,15 +151,6 @@ def _check_files(spec: mujoco.MjSpec) -> None:
 
 def _absolute(folder: Path, file: str) -> str:
     return str(folder / file) if file else ""
-
-
-def _delete_repeated(spec: mujoco.MjSpec, elements: Iterable) -> None:
-    """The first of a name counts: flat_stove.xml names two textures alike."""
-    seen: set[str] = set()
-    for element in list(elements):
-        if element.name and element.name in seen:
-            _delete(spec, element)
-        seen.add(element.name)
 
 
 def _delete(spec: mujoco.MjSpec, element: object) -> None:

@@ -1,7 +1,8 @@
 """What all renderers share: the pictures, the cameras, and what is drawn.
 
-Drawn are geoms of groups 0 to 2 whose colour is not wholly transparent; groups from 3 on are for collision only, by
-MuJoCo's convention. Sites, cameras, frames, tendons, contacts and other decorations are not drawn. A plane ends at its
+Drawn are geoms of groups 0 to 2 (or as the model's custom numeric "drawn_groups" [6] of 0 and 1 has it) whose colour is not wholly transparent; groups from 3 on are for collision only, by
+MuJoCo's convention. Sites of groups 0 to 2 are drawn by OpenGL alone. Cameras, frames, tendons, contacts and other
+decorations are not drawn. A plane ends at its
 half-sizes (0: endless), although physics goes on. Nothing is seen beyond the far clipping plane.
 """
 
@@ -19,7 +20,8 @@ from t2p.types import Camera
 
 Size = tuple[int, int]  # (height, width) in pixels
 
-GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # which geom groups are drawn
+GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # which groups of geoms and sites are drawn
+DRAWN = "drawn_groups"  # a model's numeric of this name says it otherwise, for geoms
 NOTHING = -1
 
 
@@ -32,6 +34,15 @@ class Frame:
     rgb: np.ndarray
     depth: np.ndarray
     bodies: np.ndarray
+
+
+def geom_groups(model: mujoco.MjModel) -> np.ndarray:
+    """[6] uint8: the groups of geoms that are drawn."""
+    number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_NUMERIC, DRAWN)
+    if number < 0:
+        return GROUPS
+    first = model.numeric_adr[number]
+    return model.numeric_data[first : first + len(GROUPS)].astype(np.uint8)
 
 
 class Renderer(Protocol):

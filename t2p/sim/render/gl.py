@@ -7,7 +7,7 @@ import weakref
 import mujoco
 import numpy as np
 
-from t2p.sim.render.common import GROUPS, NOTHING, Frame, Size, camera_number, check_size, far_plane
+from t2p.sim.render.common import GROUPS, NOTHING, Frame, Size, camera_number, check_size, far_plane, geom_groups
 from t2p.sim.render.contexts import Context, make_context
 
 _DRAWN = mujoco.mjtCatBit.mjCAT_STATIC | mujoco.mjtCatBit.mjCAT_DYNAMIC
@@ -29,7 +29,7 @@ class GLRenderer:
             raise
         self._context, self._drawing = context, drawing
         self._scene = mujoco.MjvScene(model, maxgeom=max(1000, 2 * model.ngeom))
-        self._options = _options()
+        self._options = _options(model)
         self._release = weakref.finalize(self, _free, context, drawing)
 
     def render(self, data: mujoco.MjData, camera: str, size: Size) -> Frame:
@@ -107,10 +107,10 @@ def _free(context: Context, drawing: mujoco.MjrContext) -> None:
     context.free()
 
 
-def _options() -> mujoco.MjvOption:
+def _options(model: mujoco.MjModel) -> mujoco.MjvOption:
     options = mujoco.MjvOption()
-    options.geomgroup[:] = GROUPS
-    for groups in ("sitegroup", "jointgroup", "tendongroup", "actuatorgroup", "flexgroup", "skingroup"):
+    options.geomgroup[:], options.sitegroup[:] = geom_groups(model), GROUPS
+    for groups in ("jointgroup", "tendongroup", "actuatorgroup", "flexgroup", "skingroup"):
         getattr(options, groups)[:] = 0
     options.flags[:] = 0
     for flag in (mujoco.mjtVisFlag.mjVIS_TEXTURE, mujoco.mjtVisFlag.mjVIS_STATIC):

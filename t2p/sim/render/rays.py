@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 
 from t2p.geometry.cameras import unproject
-from t2p.sim.render.common import GROUPS, NOTHING, Frame, Size, camera_number, check_size, far_plane, intrinsics
+from t2p.sim.render.common import NOTHING, Frame, Size, camera_number, check_size, far_plane, geom_groups, intrinsics
 from t2p.sim.render.shading import shade, sky_color
 
 
@@ -100,7 +100,7 @@ def cast(
     geoms, distance = np.full(len(rays), NOTHING, dtype=np.int32), np.full(len(rays), -1.0)
     # Releases after 3.3.2 can also return normals, in one more argument before the count; None leaves them out.
     normals = (None,) if "normal" in (mujoco.mj_multiRay.__doc__ or "") else ()
-    arguments = (GROUPS, 1, -1, geoms, distance, *normals, len(rays), cutoff)
+    arguments = (geom_groups(model), 1, -1, geoms, distance, *normals, len(rays), cutoff)
     mujoco.mj_multiRay(model, data, origin, np.ascontiguousarray(rays).ravel(), *arguments)
     return geoms, distance
 
