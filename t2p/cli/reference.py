@@ -31,7 +31,10 @@ EXAMPLES = {
     "train": ("t2p train --config configs/threepointr/tracks.py:cpu --workdir runs/tracks",),
     "inspect": ("t2p inspect --config configs/atm/track_transformer.py:paper",),
     "eval": ("t2p eval --checkpoint runs/tracks",),
-    "rollout": ("t2p rollout --task tabletop/block_stack --checkpoint runs/policy --episodes 200 --out success",),
+    "rollout": (
+        "t2p rollout --task tabletop/block_stack --checkpoint runs/policy --episodes 200 --out success",
+        "t2p rollout --suite libero_object --protocol atm --checkpoint runs/policy --out success",
+    ),
     "predict": ('t2p predict --checkpoint runs/mine photo.jpg "push the red square to the left" --out motion.mp4',),
     "convert": ("t2p convert --from atm.track_transformer model_best.ckpt --out checkpoints/atm --text_path bert/",),
     "fetch": ("t2p fetch", "t2p fetch bert-base-cased"),

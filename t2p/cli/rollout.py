@@ -15,7 +15,14 @@ ALL = sys.maxsize  # episodes of --record without a number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, metavar="TASK", help="such as tabletop/block_stack")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--task", metavar="TASK", help="such as tabletop/block_stack")
+    what.add_argument(
+        "--suite", metavar="SUITE", help="all tasks of tabletop, libero_object, ...: a page each, and one"
+    )
+    parser.add_argument(
+        "--protocol", help="LIBERO's tasks: atm, amplify, openpi or libero (length, initial states, number of episodes)"
+    )
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -24,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a policy's workdir (of t2p train --seeds: all its seeds); repeat to compare on the same episodes",
     )
     parser.add_argument("--which", default="best", help="best (default), latest, or a step")
-    parser.add_argument("--episodes", type=int, default=1000, metavar="N", help="(default: 1000)")
+    parser.add_argument("--episodes", type=int, metavar="N", help="of each task (default: the protocol's, else 1000)")
     parser.add_argument("--first_seed", type=int, default=0, help="of the episodes (default: 0)")
     parser.add_argument("--num_envs", type=int, default=32, help="environments at once (default: 32)")
     parser.add_argument("--workers", type=int, default=-1, help="processes of the simulator (default: one a core)")
     parser.add_argument("--renderer", default="auto", help="auto (default), egl, osmesa or rays")
-    parser.add_argument("--embodiment", default="xarm7", help="xarm7 (default) or panda")
+    parser.add_argument("--embodiment", help="tabletop tasks: xarm7 (default) or panda")
     parser.add_argument("--any_task", action="store_true", help="also a checkpoint that was trained on another task")
     parser.add_argument("--films", type=int, default=3, help="successes and failures to film of each (default: 3)")
     parser.add_argument(
@@ -67,18 +74,46 @@ def evaluate(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Everything `t2p rollout` does; returns what it wrote to success.json."""
     from t2p.eval import rollout_report, success
 
-    if args.episodes < 1 or args.num_envs < 1 or min(args.first_seed, args.films, args.record) < 0:
+    count = _episodes(args)
+    if count < 1 or args.num_envs < 1 or min(args.first_seed, args.films, args.record) < 0:
         raise UserError("--episodes and --num_envs must be at least 1, --first_seed, --films and --record at least 0")
-    options = {"embodiment": args.embodiment}
-    entries = success.entries(args.checkpoint, args.which, args.task, options, args.any_task)
+    options = {name: value for name in ("embodiment", "protocol") if (value := getattr(args, name))}
+    loaded = success.load(args.checkpoint, args.which)
     workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
-    seeds = range(args.first_seed, args.first_seed + args.episodes)
+    seeds = range(args.first_seed, args.first_seed + count)
+    if args.suite:
+        return _suite(args, out, loaded, seeds, options, workers)
+    entries = success.on_task(loaded, args.task, options, args.any_task)
     with _watch(args) as watch:
         runs = success.run_all(entries, seeds, out, args.num_envs, workers, args.renderer, watch)
     summary = success.summarise(entries, runs)
     write_json(out / "success.json", summary)
     rollout_report.write(out / "report.html", entries, runs, summary, args.films, args.renderer, args.record)
     return summary
+
+
+def _suite(
+    args: argparse.Namespace, out: Path, loaded: Any, seeds: range, options: dict[str, Any], workers: int
+) -> dict[str, Any]:
+    from t2p.eval import suite
+    from t2p.sim import registry
+
+    about = f"protocol {args.protocol}" if args.protocol else ""
+    counts = {"num_envs": args.num_envs, "workers": workers, "films": args.films, "recorded": args.record}
+    settings = suite.Settings(
+        args.suite, seeds, options, renderer=args.renderer, any_task=args.any_task, about=about, **counts
+    )
+    with _watch(args) as watch:
+        return suite.run(loaded, registry.suite(args.suite), settings, out, watch)
+
+
+def _episodes(args: argparse.Namespace) -> int:
+    """Of each task: as given, else the protocol's."""
+    if args.episodes is not None or not args.protocol:
+        return 1000 if args.episodes is None else args.episodes
+    from t2p.sim.libero.protocols import find_protocol
+
+    return find_protocol(args.protocol).count((args.suite or args.task).partition("/")[0])
 
 
 def _watch(args: argparse.Namespace) -> AbstractContextManager[Any]:

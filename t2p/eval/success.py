@@ -47,11 +47,21 @@ class Entry:
         return self.name if self.seed is None else f"{self.name}-{self.seed}"
 
 
-def entries(
-    checkpoints: Sequence[str], which: str, task: str, options: Mapping[str, Any], any_task: bool = False
-) -> list[Entry]:
-    """checkpoints: "DIR" or "NAME=DIR"; a folder of `t2p train --seeds` gives one entry per training seed. UserError
-    for a checkpoint that is none, is no policy, or was trained on another task (unless any_task)."""
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint's policy that was not yet told a task; fields as Entry's."""
+
+    name: str
+    seed: int | None
+    directory: str
+    policy: Policy
+    variables: Variables
+    meta: Mapping[str, Any]
+
+
+def load(checkpoints: Sequence[str], which: str) -> list[Loaded]:
+    """checkpoints: "DIR" or "NAME=DIR"; a folder of `t2p train --seeds` gives one for each training seed. UserError for
+    a checkpoint that is none or is no policy."""
     found = []
     for given in checkpoints:
         name, equals, directory = given.partition("=")
@@ -59,29 +69,42 @@ def entries(
         folders: list[tuple[int | None, str]] = [
             (int(p.name.removeprefix("seed_")), str(p)) for p in sorted(Path(directory).glob("seed_*"))
         ]
-        found += [_entry(name, s, d, which, task, options, any_task) for s, d in folders or [(None, directory)]]
-    labels = [e.label for e in found]
+        for seed, folder in folders or [(None, directory)]:
+            variables, meta = checkpoint.load(folder, which)
+            policy = make_policy(ml_collections.ConfigDict(meta["config"]))
+            found.append(Loaded(name, seed, folder, policy, variables, meta))
+    labels = [(one.name, one.seed) for one in found]
     if len(set(labels)) < len(labels):
-        raise UserError(f"two checkpoints have the same name: {labels}; name them with --checkpoint NAME=DIR")
+        names = [one.name for one in found]
+        raise UserError(f"two checkpoints have the same name: {names}; name them with --checkpoint NAME=DIR")
     return found
 
 
-def _entry(
-    name: str, seed: int | None, directory: str, which: str, task: str, options: Mapping[str, Any], any_task: bool
-) -> Entry:
-    variables, meta = checkpoint.load(directory, which)
-    config = ml_collections.ConfigDict(meta["config"])
-    policy = make_policy(config)
-    made = make_task(task, control=policy.action, **options)
-    trained = meta.get("tasks", [])
+def on_task(found: Sequence[Loaded], task: str, options: Mapping[str, Any], any_task: bool = False) -> list[Entry]:
+    """The policies, told the task's sentence where they follow one. UserError for one that was trained on other tasks
+    (unless any_task) or cannot act there."""
+    return [_entry(one, task, options, any_task) for one in found]
+
+
+def entries(
+    checkpoints: Sequence[str], which: str, task: str, options: Mapping[str, Any], any_task: bool = False
+) -> list[Entry]:
+    """`load`, then `on_task`."""
+    return on_task(load(checkpoints, which), task, options, any_task)
+
+
+def _entry(one: Loaded, task: str, options: Mapping[str, Any], any_task: bool) -> Entry:
+    made = make_task(task, control=one.policy.action, **options)
+    trained = one.meta.get("tasks", [])
     if trained and task not in trained and not any_task:
         raise UserError(
-            f"{directory} was trained on {', '.join(trained)}, not on {task}; give its task, or --any_task to see what "
-            "it does there"
+            f"{one.directory} was trained on {', '.join(trained)}, not on {task}; give its task, or --any_task to see "
+            "what it does there"
         )
-    check_policy(policy, made)
-    told, shown = instruct(policy, variables, config.text, made.instruction)
-    return Entry(name, seed, directory, told, shown, meta, made)
+    check_policy(one.policy, made)
+    text = ml_collections.ConfigDict(one.meta["config"]).text
+    told, shown = instruct(one.policy, one.variables, text, made.instruction)
+    return Entry(one.name, one.seed, one.directory, told, shown, one.meta, made)
 
 
 def run_all(
@@ -163,7 +186,7 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
             "training_seeds": {e.label: rate for (e, _), rate in zip(own, rates, strict=True)},
             "std_over_training_seeds": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
             "failed": sum(bool(x.failed) for _, r in own for x in r.records),
-            "times": _sums([r.times for _, r in own]),
+            "times": sums([r.times for _, r in own]),
         }
     differences = [
         {"first": names[0], "second": name, **_difference(found, runs, names[0], name)} for name in names[1:]
@@ -172,7 +195,7 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
     return {**about, "lines": [*map(_line, policies.items()), *map(_difference_line, differences)]}
 
 
-def _sums(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def sums(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """By part; a run whose episodes were all read from its file has none."""
     return {part: sum(one.get(part, 0.0) for one in times) for part in dict.fromkeys(k for one in times for k in one)}
 

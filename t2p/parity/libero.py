@@ -1,5 +1,5 @@
-"""LIBERO's recorded scenes: their files (specs of the recording: traj_*.npz, predicates.npz, reset_samples.npz, model_*),
-what of them the adapter is given, and what of them is compared.
+"""LIBERO's recorded scenes: their files (traj_*.npz, predicates.npz, reset_samples.npz, model_*), what of them the
+adapter is given, and what of them is compared.
 
 Names of compared arrays are CATEGORY/FILE/ARRAY; a category is a key of the meta's "compare". Trajectories are
 compared until a part of the robot first touches an object: from there on they are chaotic.
@@ -7,7 +7,6 @@ compared until a part of the robot first touches an object: from there on they a
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

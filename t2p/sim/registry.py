@@ -25,6 +25,15 @@ def names() -> tuple[str, ...]:
     return tuple(TASKS)
 
 
+def suite(name: str) -> tuple[str, ...]:
+    """The tasks whose names begin with `name`/; UserError where there are none."""
+    found = tuple(task for task in names() if task.startswith(f"{name}/"))
+    if not found:
+        known = dict.fromkeys(task.partition("/")[0] for task in names())
+        raise UserError(f"unknown suite {name!r}; expected one of {', '.join(known)}")
+    return found
+
+
 def make_task(name: str, **options: Any) -> Task:
     """The task of a name. options: the task's fields. UserError for a name, an option or a value that it lacks."""
     if name not in TASKS:

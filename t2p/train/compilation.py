@@ -37,8 +37,8 @@ def kept_programs(workdir: PathLike, wanted: bool = True) -> Iterator[None]:
 
 
 def lean(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiled, and the memory that compiling took given back: XLA frees hundreds of MiB in pieces that glibc would keep
-    for more of their kind, beside the arrays that are to come."""
+    """Compiled, and the memory that compiling took given back: XLA frees hundreds of MiB in pieces that glibc would
+    keep for more of their kind, beside the arrays that are to come."""
     compiled = lowered.compile()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     if trim is not None:
