@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import libero_scenes as scenes
 import mujoco
 import numpy as np
 import pytest
-import scenes
 
 from t2p.io import UserError
 from t2p.sim import render
