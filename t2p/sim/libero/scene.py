@@ -146,7 +146,8 @@ def _check_files(spec: mujoco.MjSpec, assets: Assets) -> None:
     files = dict.fromkeys(element.file for element in (*spec.meshes, *spec.textures) if element.file)
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
-        get = GET_ROBOSUITE if Path(missing[0]).is_relative_to(assets.robosuite) else GET_LIBERO
+        robots = all(Path(file).is_relative_to(assets.robosuite) for file in missing)
+        get = GET_ROBOSUITE if robots else GET_LIBERO
         raise UserError(f"{len(missing)} files of the scene are missing: {', '.join(missing)}. {get}")
 
 
