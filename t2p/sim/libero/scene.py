@@ -18,7 +18,7 @@ import mujoco
 import numpy as np
 
 from t2p.io import UserError
-from t2p.sim.libero.assets import GET_LIBERO, Assets
+from t2p.sim.libero.assets import GET_LIBERO, GET_ROBOSUITE, Assets
 from t2p.sim.libero.bddl import Named, Problem
 from t2p.sim.libero.catalog import ARENAS, CATEGORIES, Arena, Table
 from t2p.sim.render.common import DRAWN
@@ -73,7 +73,7 @@ def build(problem: Problem, assets: Assets, profile: Profile = "faithful") -> mu
         _strip(spec)
     else:
         _set_drawing(spec, DRAWINGS[profile])
-    _check_files(spec)
+    _check_files(spec, assets)
     return spec
 
 
@@ -147,11 +147,13 @@ def _tidy(root: ElementTree.Element) -> None:
         root.remove(size)
 
 
-def _check_files(spec: mujoco.MjSpec) -> None:
+def _check_files(spec: mujoco.MjSpec, assets: Assets) -> None:
     files = dict.fromkeys(element.file for element in (*spec.meshes, *spec.textures) if element.file)
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
-        raise UserError(f"{len(missing)} files of the scene are missing: {', '.join(missing)}. {GET_LIBERO}")
+        robots = all(Path(file).is_relative_to(assets.robosuite) for file in missing)
+        get = GET_ROBOSUITE if robots else GET_LIBERO
+        raise UserError(f"{len(missing)} files of the scene are missing: {', '.join(missing)}. {get}")
 
 
 def _absolute(folder: Path, file: str) -> str:
