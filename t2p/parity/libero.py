@@ -97,7 +97,7 @@ def _compared(found: dict[str, np.ndarray], free: int, model: mujoco.MjModel) ->
     for name in sorted(found):
         if name == "obs/object-state":
             whole = np.arange(found[name].shape[1]).reshape(-1, 14)  # pose, and pose in the hand's frame
-            yield "resting_objects", name, (at_rest(found[name], free, whole[:, :7], whole, RESTING),)
+            yield "resting_objects", name, (at_rest(found[name], free, list(whole[:, :7]), list(whole), RESTING),)
         elif name.startswith("obs/"):
             yield "proprio_free_motion", name, (slice(free),)
         elif "_image/" in name and int(name.rpartition("/")[2]) < free:
@@ -238,7 +238,7 @@ def _trajectory(
 ) -> dict[str, np.ndarray]:
     """An episode with given actions: what is recorded of it, states after each step and after each physics step."""
     puppet, goal = environment.puppet, environment.scene.goal
-    puppet.start(_start(environment, given.get("init_state", given.get("start_state")), given))
+    puppet.start(_start(environment, given["init_state" if "init_state" in given else "start_state"], given))
     rows: dict[str, list[Any]] = {}
     pictures: dict[str, np.ndarray] = {}
 
@@ -286,15 +286,16 @@ def _success(environment: LiberoEnvironment, given: dict[str, np.ndarray]) -> di
     """The goal in the recorded states, and at the end of an episode of ours from the first one. In between an object
     that was put into another may bounce, which each version of MuJoCo has otherwise."""
     atoms = _truth(environment, environment.scene.goal, given)
+    won = np.all(atoms, axis=1)
     ours = _trajectory(environment, given, [])["success"][-1]
-    return {"atoms": atoms, "success": atoms.all(1), "done": atoms.all(1)[1:], "end": ours}
+    return {"atoms": atoms, "success": won, "done": won[1:], "end": ours}
 
 
 def _predicates(environment: LiberoEnvironment, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """All atoms and the goal in every state."""
     atoms = compile_goal(environment.model, environment.scene.problem, [tuple(a.split()) for a in given["atoms"]])
     goal = _truth(environment, environment.scene.goal, given)
-    return {"truth": _truth(environment, atoms, given), "goal": goal.all(1)}
+    return {"truth": _truth(environment, atoms, given), "goal": np.all(goal, axis=1)}
 
 
 def _truth(environment: LiberoEnvironment, goal: Goal, given: dict[str, np.ndarray]) -> np.ndarray:

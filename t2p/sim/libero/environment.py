@@ -101,8 +101,12 @@ class LiberoEnvironment(Environment):
         if not acting:
             return
         began = time.perf_counter()
-        watched = [e for e in acting if e.onlooker is not None]
-        told = (lambda: [e.onlooker.substep(e) for e in watched]) if watched else (lambda: None)  # type: ignore
+
+        def told() -> None:
+            for environment in acting:
+                if environment.onlooker is not None:
+                    environment.onlooker.substep(environment)
+
         stepping.step([e.puppet for e in acting], [e.action for e in acting], told)
         for environment in acting:
             environment.clocks[0] += (time.perf_counter() - began) / len(acting)
