@@ -268,17 +268,21 @@ class Environment:
         seen = self._proprio()
         if pictures and self.scene.renderer is not None:
             began = time.perf_counter()
-            self.enter()
+            model, data = self._seen()
             for view in observed_views(self.task, self.watch):
-                seen |= self._look(self.scene.renderer, view)
+                seen |= self._look(self.scene.renderer, view, model, data)
             self.clocks[2] += time.perf_counter() - began
         return seen
 
     def shapes(self) -> dict[Key, Shape]:
         """Shape and type of every array of an observation."""
-        h, w = self.watch.size
         mujoco.mj_forward(self.model, self.data)
         joints = len(self.task.controller(self.model, self.data).arm.joints)
+        dims = {"tool": 9, "gripper": 1, "joints": joints}
+        return self._picture_shapes() | {("proprio", name): ((dim,), "f4") for name, dim in dims.items()}
+
+    def _picture_shapes(self) -> dict[Key, Shape]:
+        h, w = self.watch.size
         shapes: dict[Key, Shape] = {("images", view): ((h, w, 3), "u1") for view in self.watch.images}
         shapes |= {("depth", view): ((h, w), "f4") for view in self.watch.depth}
         if self.watch.goal:
@@ -288,20 +292,22 @@ class Environment:
             shapes[("cloud", "valid")] = ((count,), "?")
         for view in observed_views(self.task, self.watch):
             shapes |= {("K", view): ((3, 3), "f8"), ("T_base_cam", view): ((4, 4), "f8")}
-        dims = {"tool": 9, "gripper": 1, "joints": joints}
-        return shapes | {("proprio", name): ((dim,), "f4") for name, dim in dims.items()}
+        return shapes
 
     def goal_observation(self, state: InitialState) -> dict[Key, np.ndarray]:
         """{("goal", view): picture [H, W, 3] of `state`}; the running episode does not notice."""
-        if self.scene.renderer is None or not self.watch.images:
-            raise UserError("there are no views to take a goal's picture from: name them in Observe.images")
         data = mujoco.MjData(self.model)
         try:
             write_state(self.model, data, state)
-            views, size = self.task.views, self.watch.size
-            return {("goal", v): self.scene.renderer.rgb(data, views[v], size) for v in self.watch.images}
+            return self._goal_pictures(data)
         finally:
             self.enter()
+
+    def _goal_pictures(self, data: mujoco.MjData) -> dict[Key, np.ndarray]:
+        if self.scene.renderer is None or not self.watch.images:
+            raise UserError("there are no views to take a goal's picture from: name them in Observe.images")
+        views, size = self.task.views, self.watch.size
+        return {("goal", v): self.scene.renderer.rgb(data, views[v], size) for v in self.watch.images}
 
     def close(self) -> None:
         if self._owns:
@@ -313,10 +319,14 @@ class Environment:
         values = proprioception(self._to_base, self.controller, self.data)
         return {("proprio", name.removeprefix("proprio/")): value.astype(np.float32) for name, value in values.items()}
 
-    def _look(self, renderer: Renderer, view: str) -> dict[Key, np.ndarray]:
+    def _seen(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """What an observation's pictures are drawn from."""
+        return self.shown()
+
+    def _look(self, renderer: Renderer, view: str, model: mujoco.MjModel, data: mujoco.MjData) -> dict[Key, np.ndarray]:
         """What is seen in one view."""
-        name, size, data = self.task.views[view], self.watch.size, self.data
-        camera = camera_of(self.model, data, name, size, self._base)
+        name, size = self.task.views[view], self.watch.size
+        camera = camera_of(model, data, name, size, self._base)
         seen: dict[Key, np.ndarray] = {("K", view): camera.K, ("T_base_cam", view): camera.T_base_cam}
         picture, depth = view in self.watch.images, view in self.watch.depth
         if self.scene.kept is not None and view == next(iter(self.task.views)):

@@ -8,6 +8,8 @@ from dataclasses import fields
 from typing import Any
 
 from t2p.io import UserError
+from t2p.sim.libero.suites import SUITES, find_task
+from t2p.sim.libero.task import LiberoTask
 from t2p.sim.tabletop.block_stack import BlockStack
 from t2p.sim.tabletop.open_microwave import OpenMicrowave
 from t2p.sim.tabletop.right_glass import RightGlass
@@ -17,6 +19,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     BlockStack.name: BlockStack,
     OpenMicrowave.name: OpenMicrowave,
     RightGlass.name: RightGlass,
+    **{f"{suite}/{task}": LiberoTask for suite, tasks in SUITES.items() for task in tasks},
 }
 
 
@@ -35,13 +38,21 @@ def suite(name: str) -> tuple[str, ...]:
 
 
 def make_task(name: str, **options: Any) -> Task:
-    """The task of a name. options: the task's fields. UserError for a name, an option or a value that it lacks."""
+    """The task of a name (LIBERO's: also suite/index). options: the task's fields. UserError for a name, an option or a
+    value that it lacks."""
+    if name.partition("/")[0] in SUITES:
+        name = str(find_task(name))
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown task {name!r}; expected one of {', '.join(TASKS)}{hint}")
-    known = [field.name for field in fields(TASKS[name])]  # type: ignore[arg-type]
+        raise UserError(f"unknown task {name!r}; expected one of {', '.join(_shown())}{hint}")
+    known = [field.name for field in fields(TASKS[name]) if field.name != "name"]  # type: ignore[arg-type]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
-    return TASKS[name](**options)
+    return LiberoTask(name, **options) if TASKS[name] is LiberoTask else TASKS[name](**options)
+
+
+def _shown() -> list[str]:
+    """Names for a message: of LIBERO the suites alone."""
+    return [name for name in TASKS if TASKS[name] is not LiberoTask] + [f"{suite}/..." for suite in SUITES]

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from t2p.sim.libero.catalog import ARM_HOME
 from t2p.sim.libero.names import Arm
 
 SUBSTEPS = 25  # physics steps of 2 ms in a policy step: 20 Hz
-NOMINAL = np.array([0, -0.161037389, 0, -2.44459747, 0, 2.2267522, math.pi / 4])  # rad
+NOMINAL = np.array(ARM_HOME)
 TRANSLATION, ROTATION = 0.05, 0.5  # m and rad of an action of 1
 STIFFNESS, POSTURE = 150.0, 10.0  # of the grip site and of the joints' pull to the nominal posture
 DAMPING, POSTURE_DAMPING = 2 * math.sqrt(STIFFNESS), 2 * math.sqrt(POSTURE)  # critical

@@ -18,8 +18,8 @@ STILL = (0.0,) * 7
 @dataclass(frozen=True)
 class Protocol:
     """limit: policy steps of an episode, those of `limits` for the suites there. states: numbers of the published
-    initial states that are used, in turn. rollouts: of each task. settle: so many steps of the action `idle` before the
-    policy acts. source: where it stands."""
+    initial states that are used, in turn; none: a reset draws the whole start. rollouts: of each task, those of `fewer`
+    for the suites there. settle: so many steps of the action `idle` before the policy acts. source: where it stands."""
 
     limit: int
     states: tuple[int, ...]
@@ -28,7 +28,7 @@ class Protocol:
     idle: tuple[float, ...]
     source: str
     limits: Mapping[str, int] = field(default_factory=dict)
-    fewer: Mapping[str, int] = field(default_factory=dict)  # rollouts of each task of these suites
+    fewer: Mapping[str, int] = field(default_factory=dict)
 
     def steps(self, suite: str) -> int:
         """Policy steps of an episode."""
@@ -51,6 +51,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "atm": Protocol(600, _BLOCKS, 20, 5, OPEN, "ATM, released code: engine/eval_mv_bc"),
     "amplify": Protocol(500, tuple(range(10)), 10, 5, OPEN, "AMPLIFY, released code", fewer={"libero_90": 1}),
     "openpi": Protocol(520, _ALL, 50, 10, OPEN, "openpi: examples/libero; OpenVLA's horizons", _HORIZONS),
+    "reset": Protocol(600, (), 20, 5, OPEN, "LIBERO's environments, without published states"),
     "libero": Protocol(600, _ALL, 20, 5, STILL, "LIBERO, released code: lifelong/evaluate"),
 }
 

@@ -5,20 +5,25 @@ Each physics step is one forward pass (mj_step1, mj_step2), where the original h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
+from t2p.sim.environment import refresh
 from t2p.sim.libero import osc
 from t2p.sim.libero.names import Arm
+from t2p.sim.libero.observations import Snapshot
 from t2p.sim.libero.osc import SUBSTEPS, Kinematics, Reader
 from t2p.sim.libero.quirks import Quirks
+from t2p.sim.world import write_state
+from t2p.types import InitialState
 
-# The original's observations after a start from a given state: positions and velocities after this physics step of a
-# policy step, poses and pictures one earlier (robosuite, observables; the sampling time has drifted by one step).
-SAMPLED = 23
+# After which of a policy step's physics steps (0 to 24) the original samples its observations: the last, or the one
+# before where the state was set by hand, which updates them once more (robosuite, observables: their clock drifts).
+# Poses and pictures are by the kinematics of that step, which are of the state before it.
+AFTER_RESET, AFTER_SETTING = 24, 23
 
 
 @dataclass(frozen=True)
@@ -39,21 +44,29 @@ class Rig:
 
 class Puppet:
     """One environment's physics under control. data: its state; frames: the fixtures' (positions [f, 3], quaternions
-    [f, 4]); sampled, seen: (qpos, qvel) that its state and its pictures show; between steps the rest is the
-    controller's memory."""
+    [f, 4]); snapshot: what is observed of it; between steps the rest is the controller's memory."""
 
     def __init__(self, rig: Rig):
         self.rig, self.data = rig, mujoco.MjData(rig.model)
         self.reader = Reader(rig.model, self.data, rig.arm)
         self.frames = rig.model.body_pos[rig.fixtures].copy(), rig.model.body_quat[rig.fixtures].copy()
-        self.renew()
+        self.renew(AFTER_RESET)
 
-    def renew(self) -> None:
-        """The controller of a new episode: its goal is the nominal pose, the fingers' command is in the middle."""
-        start = self.rig.nominal
-        self.goal = start.position[0].copy(), start.rotation[0].copy()
-        self.grip, self.new = np.zeros(2), self.rig.quirks.first_substep == "nominal"
-        self.sampled = self.seen = self._state()
+    def start(self, state: InitialState, sampled: int = AFTER_SETTING) -> None:
+        """A new episode from a state: nothing of the one before is left. The controller's goal is the nominal pose, the
+        fingers' command is in the middle."""
+        model = self.rig.model
+        write_state(model, self.data, state)
+        self.frames = model.body_pos[self.rig.fixtures].copy(), model.body_quat[self.rig.fixtures].copy()
+        self.renew(sampled)
+
+    def renew(self, sampled: int) -> None:
+        """What the controller and the observations remember when an episode starts."""
+        nominal = self.rig.nominal
+        self.goal = nominal.position[0].copy(), nominal.rotation[0].copy()
+        self.grip, self.new = np.zeros(2), self.rig.quirks.first_substep
+        self.sampled, self.drawn = sampled, self.data.qpos.copy()
+        self.snapshot = Snapshot.of(self.data)
 
     def place(self) -> None:
         """Puts its fixtures into the shared model."""
@@ -64,7 +77,7 @@ class Puppet:
         """Sets the goals for a policy step. see: Kinematics.row."""
         move = np.minimum(np.maximum(action[:6], -1), 1)
         position, rotation = see[:2]
-        turned = self.goal[1] if self.rig.quirks.goal_rotation == "kept" else rotation.copy()
+        turned = self.goal[1] if self.rig.quirks.kept_orientation else rotation.copy()
         if move[3:].any():
             turned = osc.turn(osc.ROTATION * move[3:]) @ rotation
         self.goal = position + osc.TRANSLATION * move[:3], turned
@@ -77,17 +90,22 @@ class Puppet:
 
     def note(self, substep: int) -> None:
         """After a physics step: keeps what will be observed."""
-        if substep == SAMPLED - 1:
-            self.seen = self._state()
-        elif substep == SAMPLED:
-            self.sampled = self._state()
+        if not self.rig.quirks.stale_observations:
+            return
+        if substep == self.sampled - 1:
+            self.drawn = self.data.qpos.copy()
+        elif substep == self.sampled:
+            self.snapshot = Snapshot.of(self.data, self.drawn)
 
-    def _state(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.data.qpos.copy(), self.data.qvel.copy()
+    def end(self) -> None:
+        """After a policy step."""
+        if not self.rig.quirks.stale_observations:
+            refresh(self.rig.model, self.data)
+            self.snapshot = Snapshot.of(self.data)
 
 
-def step(puppets: Sequence[Puppet], actions: Sequence[np.ndarray]) -> None:
-    """One policy step of all. actions: [7] each, in [-1, 1] (clipped)."""
+def step(puppets: Sequence[Puppet], actions: Sequence[np.ndarray], told: Callable[[], None] = lambda: None) -> None:
+    """One policy step of all. actions: [7] each, in [-1, 1] (clipped); told: called after each physics step of all."""
     rig = puppets[0].rig
     model, arm = rig.model, rig.arm
     see, bias = Kinematics.empty(len(puppets)), np.zeros((len(puppets), 7))
@@ -119,6 +137,9 @@ def step(puppets: Sequence[Puppet], actions: Sequence[np.ndarray]) -> None:
             puppet.data.ctrl[:] = command
             mujoco.mj_step2(model, puppet.data)
             puppet.note(substep)
+        told()
+    for puppet in puppets:
+        puppet.end()
 
 
 def _fingers(ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,159 @@
+"""LIBERO's 130 tasks for the simulator: `make_task("libero_object/pick_up_the_milk_and_place_it_in_the_basket")`.
+
+An episode's seed is the number of a rollout: by the protocol it stands for one of the published initial states, and the
+fixtures stand where a reset of the original with that random seed puts them. Without a protocol's states (protocol
+"reset") the whole start is what that reset draws.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import mujoco
+import numpy as np
+
+from t2p.io import UserError
+from t2p.sim.control import Controller
+from t2p.sim.libero import placement
+from t2p.sim.libero.assets import Assets, find_assets, initial_states, load_problem, split_state
+from t2p.sim.libero.bddl import Problem
+from t2p.sim.libero.catalog import ARENAS, CATEGORIES
+from t2p.sim.libero.environment import LiberoEnvironment, LiberoScene
+from t2p.sim.libero.protocols import Protocol, find_protocol
+from t2p.sim.libero.quirks import Quirks
+from t2p.sim.libero.scene import VIEWS, Profile, build, things
+from t2p.sim.libero.suites import find_task
+from t2p.sim.task import Judge, Waypoint
+from t2p.types import ActionSpec, InitialState
+
+
+@dataclass(frozen=True)
+class LiberoTask:
+    """name: suite/task, or suite/index. control: "osc_delta", LIBERO's only one. protocol: of evaluation (see
+    protocols.py). libero_root: where LIBERO's files are, None: see assets.find_assets. profile: how it is drawn,
+    "faithful" or "fast" (a smaller shadow map). quirks: the original's."""
+
+    name: str
+    control: str = "osc_delta"
+    protocol: str = "libero"
+    libero_root: str | None = None
+    profile: Profile = "faithful"
+    quirks: Quirks = field(default_factory=Quirks)
+
+    environment: ClassVar[type[LiberoEnvironment]] = LiberoEnvironment
+    variation: ClassVar[int] = 0
+    stop_at_success: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(find_task(self.name)))
+        if self.control != "osc_delta":
+            raise UserError(f"{self.name}: LIBERO's tasks are controlled by 'osc_delta'; got {self.control!r}")
+        find_protocol(self.protocol)
+
+    @property
+    def suite(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def rules(self) -> Protocol:
+        return find_protocol(self.protocol)
+
+    @property
+    def assets(self) -> Assets:
+        return find_assets(self.libero_root)
+
+    @property
+    def problem(self) -> Problem:
+        return _problem(self.name, self.libero_root)
+
+    @property
+    def instruction(self) -> str:
+        return self.problem.language if self.quirks.language == "bddl" else find_task(self.name).language
+
+    @property
+    def action(self) -> ActionSpec:
+        return ActionSpec("osc_delta", 7)
+
+    @property
+    def base(self) -> np.ndarray:
+        """T_world_base [4, 4]."""
+        pose = np.eye(4)
+        pose[:3, 3] = ARENAS[self.problem.kind].base
+        return pose
+
+    @property
+    def views(self) -> Mapping[str, str]:
+        return VIEWS
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """All bodies of things."""
+        return ("world", *(f"{name}_main" for name, _ in things(self.problem)))
+
+    @property
+    def limit(self) -> int:
+        return self.rules.steps(self.suite)
+
+    @property
+    def settle(self) -> int:
+        return self.rules.settle
+
+    @property
+    def idle(self) -> np.ndarray:
+        return np.array(self.rules.idle)
+
+    @property
+    def glows_from(self) -> float:
+        """Position of a stove's knob from which its burner glows."""
+        return CATEGORIES["flat_stove"].articulation["turnon"][0]
+
+    def build(self, profile: Profile | None = None) -> mujoco.MjSpec:
+        return build(self.problem, self.assets, profile or self.profile)
+
+    def start(self, scene: LiberoScene, seed: int) -> InitialState:
+        """Where the episode of a seed starts."""
+        drawn, _ = placement.reset(scene.placement, np.random.RandomState(seed))
+        states = self.rules.states
+        return drawn if not states else self._published(scene.model, drawn, self.rules.state(seed))
+
+    def stored(self, model: mujoco.MjModel, data: mujoco.MjData, index: int) -> InitialState:
+        """The index-th published initial state, fixtures as the model has them."""
+        here = InitialState(0.0, model.qpos0, np.zeros(model.nv), model.body_pos.copy(), model.body_quat.copy())
+        return self._published(model, here, index)
+
+    def _published(self, model: mujoco.MjModel, where: InitialState, index: int) -> InitialState:
+        states = _states(self.name, self.libero_root)
+        if not 0 <= index < len(states):
+            raise UserError(f"{self.name} has the initial states 0 to {len(states) - 1}; got {index}")
+        time, qpos, qvel = split_state(states[index], model.nq, model.nv)
+        return replace(where, time=float(time), qpos=qpos.copy(), qvel=qvel.copy())
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """[1] the random seed of a reset."""
+        return rng.integers(2**32, size=1).astype(float)
+
+    def place(self, model: mujoco.MjModel, data: mujoco.MjData, configuration: np.ndarray) -> InitialState:
+        found = placement.find_placement(model, self.problem, self.quirks)
+        return placement.reset(found, np.random.RandomState(int(configuration[0])))[0]
+
+    def controller(self, model: mujoco.MjModel, data: mujoco.MjData) -> Controller:
+        raise UserError(f"{self.name}: LIBERO's environments are controlled together (t2p.sim.libero.stepping)")
+
+    def judge(self, model: mujoco.MjModel) -> Judge:
+        raise UserError(f"{self.name}: LIBERO's environments judge by t2p.sim.libero.predicates")
+
+    def expert(self, model: mujoco.MjModel, data: mujoco.MjData) -> Iterator[Waypoint]:
+        raise UserError(f"{self.name} has no script of waypoints")
+
+
+@functools.lru_cache(maxsize=32)
+def _problem(name: str, root: str | None) -> Problem:
+    return load_problem(find_assets(root), *name.split("/", 1))
+
+
+@functools.lru_cache(maxsize=32)
+def _states(name: str, root: str | None) -> np.ndarray:
+    return initial_states(find_assets(root), *name.split("/", 1))
