@@ -91,7 +91,7 @@ class Hand:
             yield self.towards(position, rotation, grip)
 
 
-def demonstrate(model: mujoco.MjModel, data: mujoco.MjData, problem: Problem) -> Iterator[np.ndarray]:
+def demonstration(model: mujoco.MjModel, data: mujoco.MjData, problem: Problem) -> Iterator[np.ndarray]:
     """Actions [7] (ActionSpec's osc_delta, along the world's axes), one for each policy step of the environment whose
     state `data` is; over when the goal should be reached. There are scripts for on, in, open (of drawers) and turnon;
     UserError for a goal that needs another."""

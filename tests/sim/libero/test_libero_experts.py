@@ -12,7 +12,7 @@ import small_scene
 from t2p.io import UserError
 from t2p.sim.libero.assets import Assets
 from t2p.sim.libero.environment import LiberoEnvironment
-from t2p.sim.libero.experts import demonstrate
+from t2p.sim.libero.experts import demonstration
 from t2p.sim.libero.grasps import FULL, HALF, clearance, find_grasp, pointing_down, points_of
 from t2p.sim.libero.suites import SUITES
 from t2p.sim.libero.task import LiberoTask
@@ -107,7 +107,7 @@ def test_what_lies_lower_than_the_fingertips_is_in_nobody_s_way() -> None:
 def test_goals_without_a_script(goal: str, message: str) -> None:
     model = small_scene.model()
     with pytest.raises(UserError, match=message):
-        demonstrate(model, mujoco.MjData(model), small_scene.problem(goal=goal))
+        demonstration(model, mujoco.MjData(model), small_scene.problem(goal=goal))
 
 
 def test_a_door_is_no_drawer() -> None:
@@ -115,13 +115,13 @@ def test_a_door_is_no_drawer() -> None:
     fixtures = tuple((name, "microwave" if name == "flat_stove_1" else kind) for name, kind in problem.fixtures)
     model = small_scene.model()
     with pytest.raises(UserError, match="only drawers are opened"):
-        demonstrate(model, mujoco.MjData(model), replace(problem, fixtures=fixtures))
+        demonstration(model, mujoco.MjData(model), replace(problem, fixtures=fixtures))
 
 
 def solve(assets: Assets, task: str, seed: int) -> bool:
     environment = LiberoEnvironment(LiberoTask(task, libero_root=str(assets.libero)))
     environment.reset(seed)
-    for number, action in enumerate(demonstrate(environment.model, environment.data, environment.scene.problem)):
+    for number, action in enumerate(demonstration(environment.model, environment.data, environment.scene.problem)):
         assert action.shape == (7,) and (np.abs(action) <= 1).all() and number < environment.task.limit
         environment.step(action)
         if environment.success:
