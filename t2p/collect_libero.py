@@ -2,8 +2,8 @@
 
     collect_libero(LiberoCollection("libero_object/0", episodes=10), "OUT")
 
-OUT/hdf5/<suite>/<task>_demo.hdf5 are what LIBERO's own demonstrations are, for programs that read those; OUT itself is a
-dataset of ours with frame, state and action of one moment in a row (source `libero`, align "causal").
+OUT/hdf5/<suite>/<task>_demo.hdf5 are what LIBERO's own demonstrations are, for programs that read those; OUT itself is
+a dataset of ours with frame, state and action of one moment in a row (source `libero`, align "causal").
 
 A demonstration starts where the rollout of its seed starts, and counts if the goal holds when the script has ended;
 other seeds take the places of those that fail. A file that is there is kept.
@@ -12,6 +12,7 @@ other seeds take the places of those that fail. A file that is there is kept.
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -85,9 +86,9 @@ def collect_libero(
         if path.exists():
             progress(what.episodes)
             continue
-        attempts = _attempts(what, name, workers)
         failures[name] = 0
-        write_libero_hdf5(path, _wanted(what, name, attempts, failures, progress), _attributes(what.task(name)))
+        demos = _wanted(what, name, workers, failures, progress)
+        write_libero_hdf5(path, demos, _attributes(what.task(name)))
     source = LiberoSource(str(Path(out) / "hdf5"), align="causal")
     settings = {**asdict(what), "mujoco": mujoco.__version__, "t2p": __version__}
     skipped = import_source(
@@ -105,39 +106,28 @@ def collect_libero(
 
 
 def _wanted(
-    what: LiberoCollection,
-    name: str,
-    attempts: Iterator[LiberoDemo | None],
-    failures: dict[str, int],
-    progress: Callable[[int], None],
+    what: LiberoCollection, name: str, workers: int, failures: dict[str, int], progress: Callable[[int], None]
 ) -> Iterator[LiberoDemo]:
-    """The first successes, as many as are wanted."""
-    left = what.episodes
-    for demo in attempts:
-        if demo is None:
+    """The first successes by seed, as many as are wanted; processes work a little ahead."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_parent) if workers else None
+    seeds, waiting, left = count(what.seed), deque[Callable[[], LiberoDemo | None]](), what.episodes
+    try:
+        while left:
+            while len(waiting) < min(workers + 1, left):
+                act = functools.partial(_act, what, name, next(seeds))
+                waiting.append(pool.submit(act).result if pool else act)
+            demo = waiting.popleft()()
+            if demo is not None:
+                left -= 1
+                yield demo
+                progress(1)
+                continue
             failures[name] += 1
             if failures[name] >= FAILURES * what.episodes:
                 raise UserError(f"{name}: the script failed in {failures[name]} of the starts that were tried")
-            continue
-        yield demo
-        progress(1)
-        left -= 1
-        if not left:
-            return
-
-
-def _attempts(what: LiberoCollection, name: str, workers: int) -> Iterator[LiberoDemo | None]:
-    """One after the other by seed, None for a failure; processes work a little ahead."""
-    if not workers:
-        yield from (_act(what, name, seed) for seed in count(what.seed))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_parent)
-    try:
-        waiting = [pool.submit(_act, what, name, what.seed + ahead) for ahead in range(workers + 1)]
-        for seed in count(what.seed + len(waiting)):
-            yield waiting.pop(0).result()
-            waiting.append(pool.submit(_act, what, name, seed))
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Actor:
@@ -152,13 +142,17 @@ class Actor:
         """The demonstration of a seed, or None if the goal does not hold at its end."""
         env = self.environment
         env.reset(seed)
-        start, actions, states, seen = self._state(), [], [], []
+        start = self._state()
+        actions: list[np.ndarray] = []
+        states: list[np.ndarray] = []
+        seen: list[dict[str, np.ndarray]] = []
         for action in demonstration(env.model, env.data, env.scene.problem):
             if env.failure is not None or len(actions) == env.task.limit:
                 break
-            actions.append(action), states.append(self._state())
-            env.begin(action), env.advance(), env.finish()
-            seen.append({**env.original(), **{view: env.observe()[("images", view)] for view in VIEWS}})
+            actions.append(action)
+            states.append(self._state())
+            env.step(action)
+            seen.append({**env.original(), **{key[-1]: array for key, array in env.observe().items()}})
         if not env.success or env.failure is not None:
             return None
         rows = {name: np.stack([one[name] for one in seen]) for name in seen[0]}

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "task",
         metavar="TASK",
-        help="such as tabletop/block_stack; a wrong name lists them all; libero_object/0 or libero_object, all its tasks",
+        help="such as tabletop/block_stack (a wrong name lists them all), libero_object/0, or libero_object: all tasks",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the dataset to write, or to go on with")
     parser.add_argument("--episodes", type=int, required=True, metavar="N")
