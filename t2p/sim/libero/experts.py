@@ -17,20 +17,24 @@ from t2p.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from t2p.io import UserError
 from t2p.sim.libero.bddl import Problem
 from t2p.sim.libero.catalog import CATEGORIES
-from t2p.sim.libero.grasps import find_grasp, points_of
+from t2p.sim.libero.grasps import TIPS, YAWS, find_grasp, is_thin, pointing_down, points_of
 from t2p.sim.libero.names import Handles, handles, moving_joints
 from t2p.sim.libero.osc import ROTATION, TRANSLATION
 from t2p.sim.libero.scene import things
 
 OPEN, HOLD, CLOSE = -1.0, 0.0, 1.0
-HALF_STEPS, GRIP_STEPS, RELEASE_STEPS, WAIT = 4, 10, 8, 20  # policy steps: to half open, to close, to open, at the end
+HALF_STEPS, GRIP_STEPS, RELEASE_STEPS, WAIT = 4, 10, 10, 10  # policy steps: to half open, to close, to open, at the end
 SPEED, SLOW = 0.9, 0.35  # of the largest action; against a drawer's resistance
 NEAR, NEAR_ANGLE, LEVER = 0.006, 0.05, 0.1  # m, rad: a pose is reached; m that a rad counts for
+FINE = 0.003  # m: so well the hand is placed where it takes hold, and in the middle of what it lets go of
 PATIENCE, STUCK, PROGRESS = 60, 8, 0.001  # policy steps: in all, and those that bring the pose no PROGRESS (m) nearer
 ABOVE = 0.07  # m: from so far above things are taken
 CARRY, BESIDE = 0.04, 0.12  # m: over all that is so near to the way, things are carried
-DROP, HOVER = 0.015, 0.02  # m over what things are put on; of the hand over what they are put in
-TRIES = 3
+DROP, SINK = 0.015, 0.01  # m: over what things are put on; down, for what hangs on a finger to stand
+HAND_ABOVE, PALM_ABOVE = 0.02, -0.015  # m: of the hand over the rim of what things are put in, fingers out or in
+TRIES = 3  # of taking hold of something
+FLAT, MIDDLE = 0.03, 0.02  # m: dishes that are lower are dragged, by what is so near to their origin
+STRIDE, PRESS, DRAGS = 0.03, 0.012, 150  # m ahead and down that the hand aims in dragging; policy steps
 BACK, FRONT = 0.10, 0.02  # m: from so far a handle is taken; so deep is one
 PULL, TURN, RIDGE = 0.03, 0.4, 0.03  # m, rad beyond what is asked for; m of a knob that stand up from it
 TILT = np.deg2rad(70)  # of the hand, up from looking down, where it takes a drawer's handle
@@ -71,13 +75,13 @@ class Hand:
         return np.array([*(x for part in parts for x in part * min(1.0, speed / max(_length(part), 1e-9))), grip])
 
     def move(
-        self, position: np.ndarray, rotation: np.ndarray, grip: float, speed: float = SPEED
+        self, position: np.ndarray, rotation: np.ndarray, grip: float, speed: float = SPEED, near: float = NEAR
     ) -> Iterator[np.ndarray]:
-        """Until the pose is reached, or comes no nearer."""
+        """Until the pose is reached, to `near` (m), or comes no nearer."""
         nearest, since = np.inf, 0
         for _ in range(PATIENCE):
             away, turned = _length(position - self.position), _length(matrix_to_axis_angle(rotation @ self.rotation.T))
-            if away < NEAR and turned < NEAR_ANGLE:
+            if away < near and turned < NEAR_ANGLE:
                 return
             left = away + LEVER * turned
             nearest, since = (left, 0) if left < nearest - PROGRESS else (nearest, since + 1)
@@ -133,14 +137,32 @@ def pick_and_place(hand: Hand, problem: Problem, predicate: str, thing: str, pla
     """On a thing or a region, or into a region, the drawer that holds it opened before."""
     if predicate == "in" and len(moving_joints(hand.model, problem, hand.handles, place)[1]):
         yield from pull_open(hand, *_part(hand, problem, "open", place))
+    on_surface = place in problem.regions and problem.regions[place].target not in hand.handles.instances
+    if on_surface and _is_dish(hand.points(thing)):
+        yield from drag(hand, thing, hand.data.site_xpos[hand.handles.sites[place]].copy())
+        return
     yield from pick(hand, thing)
-    yield from carry(hand, thing, *_destination(hand, problem, predicate, place))
+    yield from carry(hand, thing, *_destination(hand, problem, predicate, thing, place))
+    yield from let_go(hand, thing)
+
+
+def _is_dish(points: np.ndarray) -> bool:
+    return bool(np.ptp(points[:, 2]) < FLAT) and not is_thin(points)
+
+
+def let_go(hand: Hand, thing: str) -> Iterator[np.ndarray]:
+    """And up. Edges that the fingers have pressed into hang on to them: down first, and to the thing's middle."""
     rotation = hand.rotation
     yield from hand.rest(OPEN, RELEASE_STEPS)
+    if is_thin(hand.points(thing)):
+        off = (hand.points(thing) - hand.position) @ rotation[:, 0]
+        middle = (off.min() + off.max()) / 2
+        yield from hand.move(hand.position - (0, 0, SINK), rotation, OPEN, near=FINE)
+        yield from hand.move(hand.position + middle * rotation[:, 0], rotation, OPEN, near=FINE)
     yield from hand.move(hand.position + (0, 0, ABOVE), rotation, OPEN)
 
 
-def _destination(hand: Hand, problem: Problem, predicate: str, place: str) -> tuple[np.ndarray, float]:
+def _destination(hand: Hand, problem: Problem, predicate: str, thing: str, place: str) -> tuple[np.ndarray, float]:
     """[3] where a thing's bottom goes, its origin over it, and the height that the hand stays above."""
     if place in hand.handles.instances:
         return np.array([*hand.where(place)[:2], hand.points(place)[:, 2].min() + DROP]), -np.inf
@@ -149,7 +171,8 @@ def _destination(hand: Hand, problem: Problem, predicate: str, place: str) -> tu
     if predicate == "on":
         return target, -np.inf
     rim = hand.points(problem.regions[place].target)[:, 2].max()
-    return target - (0, 0, hand.model.site_size[site][2]), rim + HOVER
+    above = PALM_ABOVE if is_thin(hand.points(thing)) else HAND_ABOVE  # what is thin goes in with the fingers
+    return target - (0, 0, hand.model.site_size[site][2]), rim + above
 
 
 def pick(hand: Hand, thing: str) -> Iterator[np.ndarray]:
@@ -168,7 +191,7 @@ def _take(hand: Hand, thing: str) -> Iterator[np.ndarray]:
     if grasp.half:
         yield from hand.rest(OPEN, RELEASE_STEPS)
         yield from hand.rest(CLOSE, HALF_STEPS)
-    yield from hand.move(grasp.position, grasp.rotation, HOLD if grasp.half else OPEN)
+    yield from hand.move(grasp.position, grasp.rotation, HOLD if grasp.half else OPEN, near=FINE)
     yield from hand.rest(CLOSE, GRIP_STEPS)
 
 
@@ -185,6 +208,31 @@ def carry(hand: Hand, thing: str, target: np.ndarray, low: float) -> Iterator[np
         if down:
             z = max(z + target[2] - hand.points(thing)[:, 2].min(), low)
         yield from hand.move(np.array([x, y, z]), rotation, CLOSE)
+
+
+def drag(hand: Hand, thing: str, target: np.ndarray) -> Iterator[np.ndarray]:
+    """A dish along what it lies on until its origin is over or under target [3]; again where the fingers slip off."""
+    rotation = pointing_down(YAWS[0])
+    for _ in range(TRIES):
+        points, middle = hand.points(thing), hand.where(thing)
+        if _length((target - middle)[:2]) < NEAR:
+            return
+        floor = points[np.linalg.norm((points - middle)[:, :2], axis=1) < MIDDLE, 2].max()
+        for above in (ABOVE, 0.0):
+            yield from hand.move(np.array([*middle[:2], floor + TIPS + above]), rotation, CLOSE)
+        yield from _drag_on(hand, thing, target, floor + TIPS - PRESS, 0.4 * np.ptp(points[:, 0]))
+        yield from hand.move(hand.position + (0, 0, ABOVE), rotation, CLOSE)
+
+
+def _drag_on(hand: Hand, thing: str, target: np.ndarray, height: float, radius: float) -> Iterator[np.ndarray]:
+    """With closed fingers, while they are within the dish's radius."""
+    rotation = hand.rotation
+    for _ in range(DRAGS):
+        missing = (target - hand.where(thing))[:2]
+        if _length(missing) < NEAR or _length((hand.position - hand.where(thing))[:2]) > radius:
+            return
+        missing *= min(1.0, STRIDE / _length(missing))
+        yield hand.towards(np.array([*(hand.position[:2] + missing), height]), rotation, CLOSE)
 
 
 def _beside(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 # From the grip site: up to the palm, which what is held must not meet, and down to the fingertips.
-DEPTHS, TIPS = (0.02, 0.016, 0.012), 0.0145
+DEPTHS, TIPS = (0.022, 0.016, 0.012), 0.0145
 PALM = (0.0, 0.108, 0.034)  # the hand in its own axes: along the direction of closing from, to; across up to
 WIDEST = 0.072  # what fits between the open fingers
 AROUND = 0.15  # what is further away is in nobody's way
@@ -64,7 +64,7 @@ def find_grasp(points: np.ndarray, obstacles: np.ndarray) -> Grasp:
     the gripper, or most; of those, where it is thinnest, as near to how the hand is at home as may be."""
     middle, size = (points.min(0) + points.max(0)) / 2, np.ptp(points, axis=0)
     obstacles = obstacles[np.linalg.norm((obstacles - middle)[:, :2], axis=1) < AROUND + size.max()]
-    thin = any(np.ptp(points @ pointing_down(yaw)[:, 0]) <= WIDEST for yaw in YAWS)
+    thin = is_thin(points)
     best: tuple[tuple, Grasp] | None = None
     for opening in (FULL,) if thin else (FULL, HALF):
         for depth in DEPTHS:
@@ -74,6 +74,11 @@ def find_grasp(points: np.ndarray, obstacles: np.ndarray) -> Grasp:
                         best = rank, grasp
     assert best is not None  # something is thin somewhere, or wide everywhere
     return best[1]
+
+
+def is_thin(points: np.ndarray) -> bool:
+    """Whether a thing made of points [n, 3] fits between the fingers."""
+    return any(np.ptp(points @ pointing_down(yaw)[:, 0]) <= WIDEST for yaw in YAWS)
 
 
 def _grasps(

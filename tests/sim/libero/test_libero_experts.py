@@ -49,7 +49,8 @@ def test_a_box_is_taken_across_its_thin_side(yaw: float) -> None:
     across = np.array([-np.sin(np.deg2rad(yaw)), np.cos(np.deg2rad(yaw)), 0])
     assert abs(grasp.rotation[:, 0] @ across) > 0.99
     np.testing.assert_allclose(grasp.rotation[:, 2], (0, 0, -1))
-    np.testing.assert_allclose(grasp.position, (0.2, 0.1, 0.1 - 0.02), atol=1e-9)
+    np.testing.assert_allclose(grasp.position[:2], (0.2, 0.1), atol=1e-9)
+    assert 0.1 - 0.026 < grasp.position[2] < 0.1 - 0.01, "its top is between fingertips and palm"
     assert np.linalg.det(grasp.rotation) == pytest.approx(1) and not grasp.half
 
 
@@ -118,26 +119,32 @@ def test_a_door_is_no_drawer() -> None:
         demonstration(model, mujoco.MjData(model), replace(problem, fixtures=fixtures))
 
 
-def solve(assets: Assets, task: str, seed: int) -> bool:
+def play(assets: Assets, task: str, seeds: int) -> np.ndarray:
+    """[seeds, 2]: whether the goal held at some time, and at the script's end."""
     environment = LiberoEnvironment(LiberoTask(task, libero_root=str(assets.libero)))
-    environment.reset(seed)
-    for number, action in enumerate(demonstration(environment.model, environment.data, environment.scene.problem)):
-        assert action.shape == (7,) and (np.abs(action) <= 1).all() and number < environment.task.limit
-        environment.step(action)
-        if environment.success:
-            return True
-    return False
+    found = []
+    for seed in range(seeds):
+        environment.reset(seed)
+        held = False
+        for action in demonstration(environment.model, environment.data, environment.scene.problem):
+            assert action.shape == (7,) and (np.abs(action) <= 1).all() and environment.steps < environment.task.limit
+            environment.step(action)
+            held |= environment.success
+        found.append((held, environment.success))
+    return np.array(found)
 
 
 @pytest.mark.parametrize("task", ["libero_object/1", "libero_goal/0"])
 def test_scripts_do_their_tasks(assets: Assets, task: str) -> None:
     """A box between others, a drawer."""
-    assert solve(assets, task, 0)
+    assert play(assets, task, 1).all()
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("suite", ["libero_object", "libero_spatial", "libero_goal"])
 @pytest.mark.parametrize("index", range(10))
 def test_four_of_five_seeds_are_solved(assets: Assets, suite: str, index: int) -> None:
-    solved = [solve(assets, f"{suite}/{index}", seed) for seed in range(5)]
-    assert np.mean(solved) >= 0.8, (SUITES[suite][index], solved)
+    held, ended = play(assets, f"{suite}/{index}", 5).mean(0)
+    assert held >= 0.8, SUITES[suite][index]
+    if SUITES[suite][index] != "put_the_wine_bottle_on_the_rack":  # where it does not stay
+        assert ended >= 0.8, SUITES[suite][index]
