@@ -20,6 +20,7 @@ from t2p.methods import language
 from t2p.methods.instructed import instruct
 from t2p.methods.registry import make_stage
 from t2p.train.defaults import source_config
+from t2p.train.evals import Eval
 from t2p.train.features import Job, cache_features
 from t2p.train.loop import train
 from t2p.train.statistics import with_statistics
@@ -41,7 +42,7 @@ def config(name: str, data: Path, tracker: Path | None = None) -> Any:
     c.steps, c.batch_size, c.log.tensorboard, c.log.every = 4, 2, False, 1
     c.optimizer.warmup_steps = 1
     c.eval.update({"every": 4, "batches": 1})
-    c.checkpoint.every = 4
+    c.checkpoint.every = 2
     if tracker is not None:
         c.init_from.track_transformer.path = str(tracker)
     return c
@@ -63,10 +64,14 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(where: Path) -> Path:
+    """Four steps, interrupted after two."""
+
+    def crash(variables: Any, step: int, rng: Any) -> dict[str, float]:
+        raise ZeroDivisionError
+
     c = config("atm/policy", where / "d", where / "tracker")
-    c.steps = 2
-    train(c, where / "run")
-    c.steps = 4
+    with pytest.raises(ZeroDivisionError):
+        train(c, where / "run", [Eval("crash", 3, crash)])
     train(c, where / "run")
     return where / "run"
 
