@@ -46,7 +46,5 @@ def get_config(variant: str = "released") -> ml_collections.ConfigDict:
     """The config of a variant; UserError names the variants for any other."""
     if variant not in VARIANTS:
         raise UserError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
-    config: ml_collections.ConfigDict = getattr(atm_presets, variant)(
-        atm_policy.configure(base_config()), source_config
-    )
-    return config
+    config = atm_policy.configure(base_config())
+    return getattr(atm_presets, variant)(config, source_config)  # type: ignore[no-any-return]

@@ -203,11 +203,11 @@ class AtmPolicyStage:
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
-        own, frozen_rng = jax.random.split(rng)
-        frozen = {} if self.tracker is None else {TRACKER: {"params": self.tracker.init(frozen_rng)["params"]}}
+        """The track transformer's arrays are zeros: they are only the places into which a trained one is read."""
+        frozen = {} if self.tracker is None else {TRACKER: self.tracker.blank()}
         images = self.pictures(batch.images)
         tracks = self.no_tracks(images.shape[0], images.shape[2])
-        made = self.net.init({"params": own}, images, tracks, jnp.asarray(batch.text), self.columns.parts(batch))
+        made = self.net.init({"params": rng}, images, tracks, jnp.asarray(batch.text), self.columns.parts(batch))
         return {"params": made["params"], "batch_stats": made["batch_stats"], "frozen": frozen}
 
     def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
