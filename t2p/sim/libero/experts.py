@@ -15,10 +15,10 @@ import numpy as np
 
 from t2p.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from t2p.io import UserError
-from t2p.sim.libero.bddl import Atom, Problem
+from t2p.sim.libero.bddl import Problem
 from t2p.sim.libero.catalog import CATEGORIES
 from t2p.sim.libero.grasps import find_grasp, points_of
-from t2p.sim.libero.names import Handles, handles
+from t2p.sim.libero.names import Handles, handles, moving_joints
 from t2p.sim.libero.osc import ROTATION, TRANSLATION
 from t2p.sim.libero.scene import things
 
@@ -32,8 +32,9 @@ CARRY, BESIDE = 0.04, 0.12  # m: over all that is so near to the way, things are
 DROP, HOVER = 0.015, 0.02  # m over what things are put on; of the hand over what they are put in
 TRIES = 3
 BACK, FRONT = 0.10, 0.02  # m: from so far a handle is taken; so deep is one
-PULL, TURN = 0.03, 0.4  # m, rad beyond what is asked for
+PULL, TURN, RIDGE = 0.03, 0.4, 0.03  # m, rad beyond what is asked for; m of a knob that stand up from it
 TILT = np.deg2rad(70)  # of the hand, up from looking down, where it takes a drawer's handle
+SLIDE = mujoco.mjtJoint.mjJNT_SLIDE
 
 
 @dataclass(frozen=True)
@@ -91,36 +92,34 @@ class Hand:
 
 
 def demonstration(model: mujoco.MjModel, data: mujoco.MjData, problem: Problem) -> Iterator[np.ndarray]:
-    """Actions [7] (`ActionSpec`'s osc_delta, in the world's axes), one for each policy step of the environment whose
-    state `data` is, until the goal should be reached. It knows on, in, open of a drawer and turnon; UserError for a
-    goal that needs more."""
-    for atom in problem.goal:
-        if atom[0] not in ("on", "in", "open", "turnon"):
-            raise UserError(f"there is no script for the goal ({' '.join(atom)})")
-    return _script(Hand(model, data, handles(model, problem)), problem)
+    """Actions [7] (ActionSpec's osc_delta, along the world's axes), one for each policy step of the environment whose
+    state `data` is; over when the goal should be reached. There are scripts for on, in, open (of drawers) and turnon;
+    UserError for a goal that needs another."""
+    hand = Hand(model, data, handles(model, problem))
+    for predicate, name, *_ in problem.goal:
+        if predicate not in ("on", "in", "open", "turnon"):
+            raise UserError(f"there is no script for the goal ({predicate} {name})")
+        if predicate == "open" and model.jnt_type[_part(hand, problem, predicate, name)[0]] != SLIDE:
+            raise UserError(f"there is no script that opens {name}: only drawers are opened")
+    return _script(hand, problem)
 
 
 def _script(hand: Hand, problem: Problem) -> Iterator[np.ndarray]:
-    for atom in problem.goal:
-        if atom[0] == "open":
-            yield from pull_open(hand, *_part(hand, problem, atom))
-        elif atom[0] == "turnon":
-            yield from turn(hand, *_part(hand, problem, atom))
+    for predicate, name, *place in problem.goal:
+        if place:
+            yield from pick_and_place(hand, problem, predicate, name, place[0])
         else:
-            yield from pick_and_place(hand, problem, atom)
+            act = pull_open if predicate == "open" else turn
+            yield from act(hand, *_part(hand, problem, predicate, name))
     yield from hand.rest(OPEN, WAIT)
 
 
-def _part(hand: Hand, problem: Problem, atom: Atom) -> tuple[int, float]:
-    """The joint that decides an atom about a region or thing, and the end of the range that makes it true."""
-    predicate, name = atom
-    instances = hand.handles.instances
-    thing = name if name in instances else problem.regions[name].target
-    joints = instances[thing].joints
-    if name != thing:
-        joints = joints[hand.model.jnt_bodyid[joints] == hand.model.site_bodyid[hand.handles.sites[name]]]
+def _part(hand: Hand, problem: Problem, predicate: str, name: str) -> tuple[int, float]:
+    """The joint that decides an atom about a region or thing, and the position at which it begins to be true."""
+    thing, addresses = moving_joints(hand.model, problem, hand.handles, name)
     low, high = CATEGORIES[dict(things(problem))[thing]].articulation[predicate]
-    return int(joints[0]), high if predicate == "open" else low
+    joint = int(np.flatnonzero(hand.model.jnt_qposadr == addresses[0])[0])
+    return joint, high if predicate == "open" else low
 
 
 def _length(vector: np.ndarray) -> float:
@@ -130,28 +129,27 @@ def _length(vector: np.ndarray) -> float:
 # Picking up and putting down
 
 
-def pick_and_place(hand: Hand, problem: Problem, atom: Atom) -> Iterator[np.ndarray]:
-    predicate, thing, place = atom
-    if predicate == "in" and _holder_joints(hand, problem, place):
-        yield from pull_open(hand, *_part(hand, problem, ("open", place)))
+def pick_and_place(hand: Hand, problem: Problem, predicate: str, thing: str, place: str) -> Iterator[np.ndarray]:
+    """On a thing or a region, or into a region, the drawer that holds it opened before."""
+    if predicate == "in" and len(moving_joints(hand.model, problem, hand.handles, place)[1]):
+        yield from pull_open(hand, *_part(hand, problem, "open", place))
     yield from pick(hand, thing)
-    if place in hand.handles.instances:
-        target, low = np.array([*hand.where(place)[:2], hand.points(place)[:, 2].min()]), -np.inf
-    else:
-        site = hand.handles.sites[place]
-        target, low = hand.data.site_xpos[site].copy(), -np.inf
-        if predicate == "in":
-            target[2] -= hand.model.site_size[site][2]
-            low = hand.points(problem.regions[place].target)[:, 2].max() + HOVER
-    yield from carry(hand, thing, target + (0, 0, DROP), low)
+    yield from carry(hand, thing, *_destination(hand, problem, predicate, place))
     rotation = hand.rotation
     yield from hand.rest(OPEN, RELEASE_STEPS)
     yield from hand.move(hand.position + (0, 0, ABOVE), rotation, OPEN)
 
 
-def _holder_joints(hand: Hand, problem: Problem, region: str) -> bool:
-    joints = hand.handles.instances[problem.regions[region].target].joints
-    return bool((hand.model.jnt_bodyid[joints] == hand.model.site_bodyid[hand.handles.sites[region]]).any())
+def _destination(hand: Hand, problem: Problem, predicate: str, place: str) -> tuple[np.ndarray, float]:
+    """[3] where a thing's bottom goes, its origin over it, and the height that the hand stays above."""
+    if place in hand.handles.instances:
+        return np.array([*hand.where(place)[:2], hand.points(place)[:, 2].min() + DROP]), -np.inf
+    site = hand.handles.sites[place]
+    target = hand.data.site_xpos[site] + (0, 0, DROP)
+    if predicate == "on":
+        return target, -np.inf
+    rim = hand.points(problem.regions[place].target)[:, 2].max()
+    return target - (0, 0, hand.model.site_size[site][2]), rim + HOVER
 
 
 def pick(hand: Hand, thing: str) -> Iterator[np.ndarray]:
@@ -200,34 +198,40 @@ def _beside(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarra
 
 
 def pull_open(hand: Hand, joint: int, end: float) -> Iterator[np.ndarray]:
-    """A drawer by its handle, whose bar lies level in front of it, until its joint is PULL beyond `end`."""
-    model, data = hand.model, hand.data
-    missing = end - data.qpos[model.jnt_qposadr[joint]]
+    """A drawer by its handle, until its joint is PULL beyond `end`; nothing where it is there already."""
+    missing = end - hand.data.qpos[hand.model.jnt_qposadr[joint]]
     if missing > 0:
         return
-    out = data.xaxis[joint] * np.sign(missing)
-    points = _joint_points(hand, joint)
-    front = points @ out
-    bar = points[front > front.max() - FRONT]
-    position = (bar.min(0) + bar.max(0)) / 2
-    ahead = np.cos(TILT) * np.array([0.0, 0.0, -1.0]) - np.sin(TILT) * out
-    side = np.cross(out, [0.0, 0.0, 1.0])
-    rotation = np.stack([np.cross(side, ahead), side, ahead], axis=1)
-    if np.trace(rotation @ hand.rotation.T) < np.trace(rotation @ np.diag([-1, -1, 1]) @ hand.rotation.T):
-        rotation = rotation @ np.diag([-1, -1, 1])
-    yield from hand.move(position - BACK * ahead, rotation, OPEN)
+    out = hand.data.xaxis[joint] * np.sign(missing)
+    position, rotation = _handle(hand, joint, out)
+    back = -BACK * rotation[:, 2]
+    yield from hand.move(position + back, rotation, OPEN)
     yield from hand.move(position, rotation, OPEN)
     yield from hand.rest(CLOSE, GRIP_STEPS)
     yield from hand.move(hand.position + (abs(missing) + PULL) * out, rotation, CLOSE, SLOW)
     yield from hand.rest(OPEN, RELEASE_STEPS)
-    yield from hand.move(hand.position - BACK * ahead, rotation, OPEN)
+    yield from hand.move(hand.position + back, rotation, OPEN)
+
+
+def _handle(hand: Hand, joint: int, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position [3] and rotation [3, 3] of the hand at a drawer's handle: a level bar, foremost in the direction `out`,
+    which the fingers take from over and under it."""
+    points = _joint_points(hand, joint)
+    front = points @ out
+    bar = points[front > front.max() - FRONT]
+    ahead = np.cos(TILT) * np.array([0.0, 0.0, -1.0]) - np.sin(TILT) * out
+    side = np.cross(out, [0.0, 0.0, 1.0])
+    rotation = np.stack([np.cross(side, ahead), side, ahead], axis=1)
+    if np.sum(rotation[:, :2] * hand.rotation[:, :2]) < 0:  # the hand is nearer to the same grip from its other side
+        rotation = rotation @ np.diag([-1, -1, 1])
+    return (bar.min(0) + bar.max(0)) / 2, rotation
 
 
 def turn(hand: Hand, joint: int, end: float) -> Iterator[np.ndarray]:
     """A knob by what stands up from it, until its joint is TURN beyond `end`."""
     model, data = hand.model, hand.data
     points = _joint_points(hand, joint)
-    top = points[points[:, 2] > points[:, 2].max() - 0.03]
+    top = points[points[:, 2] > points[:, 2].max() - RIDGE]
     grasp = find_grasp(top, np.zeros((0, 3)))
     yield from hand.move(grasp.position + (0, 0, ABOVE), grasp.rotation, OPEN)
     yield from hand.move(grasp.position, grasp.rotation, OPEN)

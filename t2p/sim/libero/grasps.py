@@ -14,6 +14,7 @@ import numpy as np
 DEPTHS, TIPS = (0.02, 0.016, 0.012), 0.0145
 PALM = (0.0, 0.108, 0.034)  # the hand in its own axes: along the direction of closing from, to; across up to
 WIDEST = 0.072  # what fits between the open fingers
+AROUND = 0.15  # what is further away is in nobody's way
 RIM = 0.003  # half of a wall
 CLEAR = 0.006  # of free space all around the gripper, that is enough
 YAWS = np.deg2rad((90, 75, 105, 60, 120, 45, 135, 30, 150, 15, 165, 0))  # of the direction of closing; home is first
@@ -61,6 +62,8 @@ def find_grasp(points: np.ndarray, obstacles: np.ndarray) -> Grasp:
 
     Round its middle if it is thin enough in any direction, else by its rim; of those, where there is room enough for
     the gripper, or most; of those, where it is thinnest, as near to how the hand is at home as may be."""
+    middle, size = (points.min(0) + points.max(0)) / 2, np.ptp(points, axis=0)
+    obstacles = obstacles[np.linalg.norm((obstacles - middle)[:, :2], axis=1) < AROUND + size.max()]
     thin = any(np.ptp(points @ pointing_down(yaw)[:, 0]) <= WIDEST for yaw in YAWS)
     best: tuple[tuple, Grasp] | None = None
     for opening in (FULL,) if thin else (FULL, HALF):
