@@ -17,7 +17,6 @@ from t2p.sim.libero.names import handles
 from t2p.sim.libero.observations import observation, robot_state
 from t2p.sim.libero.placement import find_placement
 from t2p.sim.libero.predicates import compile_goal
-from t2p.sim.libero.scene import things
 from t2p.sim.libero.stepping import Puppet, Rig
 from t2p.sim.world import diverged
 from t2p.types import InitialState
@@ -38,9 +37,7 @@ class LiberoScene(Scene):
         model = self.task.build("physics").compile()
         self.problem = self.task.problem
         self.handles = handles(model, self.problem)
-        instances = self.handles.instances
-        fixtures = [instances[name].body for name, _ in things(self.problem) if not len(instances[name].free)]
-        self.rig = Rig.of(model, self.handles.arm, fixtures, self.task.quirks)
+        self.rig = Rig.of(model, self.handles.arm, self.task.quirks)
         self.goal = compile_goal(model, self.problem)
         self.placement = find_placement(model, self.problem, self.task.quirks)
         return model
@@ -52,9 +49,9 @@ class LiberoScene(Scene):
         return drawn
 
     def paint(self, qpos: np.ndarray, frames: tuple[np.ndarray, np.ndarray]) -> mujoco.MjData:
-        """The drawn model as it looks in a state. frames: of the rig's fixtures. A stove that is turned on glows."""
-        model, fixtures = self.drawn, self.rig.fixtures
-        model.body_pos[fixtures], model.body_quat[fixtures] = frames
+        """The drawn model as it looks in a state. frames: as Puppet has them. A stove that is turned on glows."""
+        model = self.drawn
+        model.body_pos[:], model.body_quat[:] = frames
         for site, knob in self.drawn_handles.burners:
             shown = abs(model.site_rgba[site, 3])
             model.site_rgba[site, 3] = shown if qpos[knob] >= self.task.glows_from else -shown
@@ -134,8 +131,7 @@ class LiberoEnvironment(Environment):
         return self._picture_shapes() | {("proprio", name): ((dim,), "f4") for name, dim in PROPRIO.items()}
 
     def goal_observation(self, state: InitialState) -> dict[Key, np.ndarray]:
-        frames = state.body_pos[self.scene.rig.fixtures], state.body_quat[self.scene.rig.fixtures]
-        return self._goal_pictures(self.scene.paint(state.qpos, frames))
+        return self._goal_pictures(self.scene.paint(state.qpos, (state.body_pos, state.body_quat)))
 
     def _proprio(self) -> dict[Key, np.ndarray]:
         """As LIBERO's demonstrations have it: joints, fingers, and the hand's pose as position and axis-angle."""
@@ -150,4 +146,3 @@ class LiberoEnvironment(Environment):
 
     def _seen(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         return self.scene.drawn, self.scene.paint(self.puppet.snapshot.drawn, self.puppet.frames)
-

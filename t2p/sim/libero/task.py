@@ -37,13 +37,14 @@ VIEWS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 class LiberoTask:
     """name: suite/task, or suite/index. control: "osc_delta", LIBERO's only one. protocol: of evaluation (protocols.py).
     libero_root: where LIBERO's files are, None: see assets.find_assets. profile: how it is drawn, "faithful" or "fast"
-    (a smaller shadow map). quirks: the original's."""
+    (a smaller shadow map). settled: whether the protocol's settling steps pass within a reset. quirks: the original's."""
 
     name: str
     control: str = "osc_delta"
     protocol: str = "libero"
     libero_root: str | None = None
     profile: Profile = "faithful"
+    settled: bool = True
     quirks: Quirks = field(default_factory=Quirks)
 
     environment: ClassVar[type[LiberoEnvironment]] = LiberoEnvironment
@@ -102,7 +103,7 @@ class LiberoTask:
 
     @property
     def settle(self) -> int:
-        return self.rules.settle
+        return self.rules.settle if self.settled else 0
 
     @property
     def idle(self) -> np.ndarray:
