@@ -113,16 +113,17 @@ class Cloud:
 class Batch:
     """What a Stage sees. Any field may be absent (None or empty).
 
-    images: {view: uint8 [B, To, H, W, 3]}; features: {view: [B, To, P, C]}, a frozen encoder's tokens that were read in
-    place of the pictures; depth: {view: float32 [B, To, H, W], metres}; cloud: of the first frame,
-    in the first view's camera; goal: {view: uint8 [B, H, W, 3]}; tracks: {set name: {view: Tracks
-    [B, T, N, D]}}; text: [B, E] float32; proprio: {name: [B, To, d]}; actions: [B, Ha, A] with action_valid
-    [B, Ha] bool; cameras: {view: (K [B, 3, 3], T_base_cam [B, 4, 4])}; has: {field: bool [B]}, False where a
-    mixture's source lacks the field (then zeros stand there); index: [B] int64, the global position of each
-    example; mask: [B] bool, False on rows that only fill up the last batch of an evaluation.
+    images: {view: uint8 [B, To, H, W, 3]}; clean: the same before augmentation, where a window asks for them; features:
+    {view: [B, To, P, C]}, what a frozen network makes of each picture, read instead of computed; depth: {view: float32
+    [B, To, H, W], metres}; cloud: of the first frame, in the first view's camera; goal: {view: uint8 [B, H, W, 3]};
+    tracks: {set name: {view: Tracks [B, T, N, D]}}; text: [B, E] float32; proprio: {name: [B, To, d]}; actions: [B, Ha,
+    A] with action_valid [B, Ha] bool; cameras: {view: (K [B, 3, 3], T_base_cam [B, 4, 4])}; has: {field: bool [B]},
+    False where a mixture's source lacks the field (then zeros stand there); index: [B] int64, the global position of
+    each example; mask: [B] bool, False on rows that only fill up the last batch of an evaluation.
     """
 
     images: Mapping[str, Array] = field(default_factory=dict)
+    clean: Mapping[str, Array] = field(default_factory=dict)
     features: Mapping[str, Array] = field(default_factory=dict)
     depth: Mapping[str, Array] = field(default_factory=dict)
     cloud: Cloud | None = None
@@ -161,10 +162,11 @@ class WindowSpec:
     """What a Stage wants of every example; the pipeline cuts it from episodes.
 
     Windows start at every real frame of an episode; with `whole` there is one per episode, at its first frame.
-    one_view: each (episode, start, view) is an example of its own and the batch carries it as ANY_VIEW. track_set,
-    feature_set: the names of what `tracks` and `features` take. num_points: so many tracks are drawn uniformly among
-    those visible at the window's start (None: all, in stored order), with replacement or, where there are enough,
-    without. track_steps: resample the window's tracks in time to so many steps (None: as they are), by track_method.
+    clean: examples carry their pictures as they are, too, beside the augmented ones. one_view: each (episode, start,
+    view) is an example of its own and the batch carries it as ANY_VIEW. track_set, feature_set: the names of what
+    `tracks` and `features` take. num_points: so many tracks are drawn uniformly among those visible at the window's
+    start (None: all, in stored order), with replacement or, where there are enough, without.
+    track_steps: resample the window's tracks in time to so many steps (None: as they are), by track_method.
     cameras: the views' intrinsics and poses.
 
     What of the data's shapes the stage counts on, so that a batch can be told without data: image_size: (H, W) of the
@@ -176,6 +178,7 @@ class WindowSpec:
     one_view: bool = False
     whole: bool = False
     images: FieldWindow | None = None
+    clean: bool = False
     features: FieldWindow | None = None
     feature_set: str | None = None
     goal: FieldWindow | None = None

@@ -40,6 +40,7 @@ from t2p.methods.amplify.presets import (
     short_run,
     small_window,
 )
+from t2p.methods.columns import scale_by_limits
 from t2p.train.defaults import base_config, source_config
 
 VARIANTS = ("debug", "cpu", "cpu_alone", "paper", "released")
@@ -79,7 +80,7 @@ def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.model.seen, c.model.codes.dropout = "own", False
     c.model.policy.update({"action": "setpoint_pose", "steps": 60})  # demonstrations have 50
     c.window.update({"proprio": ("tool", "gripper"), "proprio_widths": (9, 1), "padding": "repeat"})
-    inverse.scale_by_limits(c)
+    scale_by_limits(c)
     c.text.update({"encoder": "hashed", "width": 64})
     c.data.sources.demos = source_config()
     c.data.validation.held_out = source_config()

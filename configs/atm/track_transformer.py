@@ -6,12 +6,18 @@ Data first (any videos: see docs/tracking.md); a variant's sources are named on 
     t2p train --config configs/atm/track_transformer.py:cpu --workdir RUN \
         --config.data.sources.clips.path=DATA --config.data.validation.clips.path=HELD_OUT
 
-variant    command's data                    hardware         time           number to expect
-debug      clips, from the synthetic source  2 CPU cores      seconds        none: it shows that everything runs
-cpu        clips, from the synthetic source  2 CPU cores      4-5 minutes    `t2p demo tracks`: 0.33 of no-motion's
-cpu_videos the same, and videos              2 CPU cores      4-5 minutes    depends on the videos
-paper      libero, 450 demos of a suite      4 x A100 (paper) not run        none published for the tracks alone
-released   libero, 450 demos of a suite      4 x A100 (paper) not run        none published for the tracks alone
+variant       command's data                    hardware         time         number to expect
+debug         clips, from the synthetic source  2 CPU cores      seconds      none: it shows that everything runs
+cpu           clips, from the synthetic source  2 CPU cores      4-5 minutes  `t2p demo tracks`: 0.33 of no-motion's
+cpu_videos    the same, and videos              2 CPU cores      4-5 minutes  depends on the videos
+cpu_libero    libero, our own demonstrations    2 CPU cores      not run      none: for the policy's cpu_libero
+cpu_tabletop  demos, our own demonstrations     2 CPU cores      not run      none: for the policy's cpu_tabletop
+gpu20         libero, our own demonstrations    one GPU          not run      none: for the policy's gpu20
+paper         libero, 450 demos of a suite      4 x A100 (paper) not run      none published for the tracks alone
+released      libero, 450 demos of a suite      4 x A100 (paper) not run      none published for the tracks alone
+
+`cpu_libero`, `cpu_tabletop` and `gpu20` learn from the simulator's exact tracks (t2p annotate --tracker simulator
+--layout atm); others stand behind --config.window.track_set.
 
 `paper` follows the paper's Table 5, `released` the authors' code where the two differ. Epochs are counted in steps
 for a suite of LIBERO with about 112,000 training windows (frames x views: LIBERO-Spatial); for other data set
@@ -24,9 +30,10 @@ import ml_collections
 
 from t2p.io import UserError
 from t2p.methods import atm
+from t2p.methods.atm_presets import AUGMENT, CPU_TRACKER, DEBUG_TRACKER, LIBERO, SIMULATED, TABLETOP
 from t2p.train.defaults import base_config, source_config
 
-VARIANTS = ("debug", "cpu", "cpu_videos", "paper", "released")
+VARIANTS = ("debug", "cpu", "cpu_videos", "cpu_libero", "cpu_tabletop", "gpu20", "paper", "released")
 WINDOWS = 112_000
 
 
@@ -35,9 +42,10 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     if variant not in VARIANTS:
         raise UserError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
     c = atm.configure(base_config())
-    if variant in ("paper", "released"):
-        return _released(c) if variant == "released" else _paper(c)
-    return _debug(c) if variant == "debug" else _cpu(c, videos=variant == "cpu_videos")
+    if variant in ("cpu", "cpu_videos"):
+        return _cpu(c, videos=variant == "cpu_videos")
+    makers = {"debug": _debug, "cpu_libero": _cpu_libero, "cpu_tabletop": _cpu_tabletop, "gpu20": _gpu20}
+    return {**makers, "paper": _paper, "released": _released}[variant](c)
 
 
 def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -50,9 +58,7 @@ def _paper(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.data.sources.libero = source_config()
     c.data.validation.libero = source_config(split="val")
     c.data.workers = 8
-    c.data.augment.update(
-        {"probability": 0.9, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.3, "shift": 4}
-    )
+    c.data.augment.update(AUGMENT)
     return c
 
 
@@ -75,7 +81,6 @@ def _epochs(c: ml_collections.ConfigDict, epochs: int, warmup: int, batch_size: 
 
 def _small(c: ml_collections.ConfigDict) -> None:
     """Pictures of 64 x 64 from one camera, sentences without weights, the synthetic clips as sources."""
-    c.model.update({"image_size": (64, 64), "patch": 8, "attention_dropout": 0.0, "mlp_dropout": 0.0})
     c.window.views = ("front",)
     c.text.update({"encoder": "hashed", "width": 256})
     c.data.sources.clips = source_config()
@@ -84,7 +89,7 @@ def _small(c: ml_collections.ConfigDict) -> None:
 
 def _debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     _small(c)
-    c.model.update({"dim": 32, "depth": 2, "heads": 2, "head_dim": 16, "patch": 16})
+    c.model.update(DEBUG_TRACKER)
     c.window.update({"track_set": "exact/atm", "points": 8})
     c.batch_size, c.steps = 8, 20
     c.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 5})
@@ -97,7 +102,7 @@ def _cpu(c: ml_collections.ConfigDict, videos: bool) -> ml_collections.ConfigDic
     """Learns the synthetic programs in a few thousand examples: one token a point (track_patch = track_steps) halves
     the sequence, and no patch is hidden, since with so few steps the model would otherwise hardly use the image."""
     _small(c)
-    c.model.update({"dim": 96, "depth": 4, "heads": 4, "head_dim": 24, "patch": 16, "track_patch": 16})
+    c.model.update({**CPU_TRACKER, "image_size": (64, 64)})
     c.batch_size, c.steps = 32, 2000
     c.optimizer.update({"learning_rate": 2e-3, "warmup_steps": 200, "final": 1e-5, "weight_decay": 1e-4})
     c.optimizer.clip_norm = 10.0
@@ -106,4 +111,38 @@ def _cpu(c: ml_collections.ConfigDict, videos: bool) -> ml_collections.ConfigDic
     c.checkpoint.every = 400
     if videos:
         c.data.sources.videos = source_config(weight=0.1)
+    return c
+
+
+def _cpu_libero(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    c = _on_demonstrations(_cpu(c, videos=False), LIBERO)
+    c.model.update(CPU_TRACKER)
+    c.data.sources.libero, c.data.validation.libero = source_config(), source_config(split="val")
+    return c
+
+
+def _cpu_tabletop(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    c = _on_demonstrations(_cpu(c, videos=False), TABLETOP)
+    c.model.update(CPU_TRACKER)
+    c.data.sources.demos, c.data.validation.held_out = source_config(), source_config()
+    return c
+
+
+def _gpu20(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """At most 8 minutes."""
+    c = _on_demonstrations(_paper(c), LIBERO)
+    c.batch_size, c.steps, c.dispatch = 256, 4000, 10
+    c.optimizer.update({"learning_rate": 3e-4, "warmup_steps": 200})
+    c.eval.update({"every": 1000, "batches": 16})
+    c.checkpoint.every = 1000
+    c.data.workers = 12
+    c.data.sources.libero, c.data.validation.libero = source_config(), source_config(split="val")
+    c.departures = ("batches of 256 and 4000 steps", "learning rate 3e-4")
+    return c
+
+
+def _on_demonstrations(c: ml_collections.ConfigDict, views: tuple[str, ...]) -> ml_collections.ConfigDict:
+    """Without sources; tracks are the simulator's."""
+    c.data.sources, c.data.validation = ml_collections.ConfigDict(), ml_collections.ConfigDict()
+    c.window.update({"views": views, "track_set": SIMULATED})
     return c

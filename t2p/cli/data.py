@@ -54,6 +54,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         "--name", default="", help="where the data come from, for the manifest (default: the last part of --input)"
     )
     parser.add_argument("--licence", default="", help="of the data, for the manifest")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: this one alone)")
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
@@ -150,6 +151,7 @@ def _import(args: argparse.Namespace, options: dict[str, Any]) -> int:
             codec=args.codec,
             name=args.name or args.input.rstrip("/").rpartition("/")[2] or args.source,
             licence=args.licence,
+            workers=args.workers,
             progress=bar.update,
         )
     for broken in skipped:

@@ -27,28 +27,28 @@ from t2p.models.layers import sincos_2d
 ANCHOR = "track_embed"  # a name that every file of a track transformer has
 
 
-def _track_kernel(steps: int, dim: int) -> Transform:
-    """Conv1d [d, 2, p] <-> Linear [(p, xy), d]."""
-    return chain(permute(2, 1, 0), reshape((steps, 2, dim), (steps * 2, dim)))
+def track_kernel(steps: int, channels: int, dim: int) -> Transform:
+    """Conv1d [d, c, p] <-> Linear [(p, c), d]."""
+    return chain(permute(2, 1, 0), reshape((steps, channels, dim), (steps * channels, dim)))
 
 
-def _patch_kernel(frames: int, patch: int, dim: int) -> Transform:
+def patch_kernel(channels: int, patch: int, dim: int) -> Transform:
     """Conv2d [d, (frame, channel), row, column] <-> Linear [(row, column, frame, channel), d]."""
-    ours = (patch, patch, 3 * frames, dim)
+    ours = (patch, patch, channels, dim)
     return chain(permute(2, 3, 1, 0), reshape(ours, (int(np.prod(ours[:3])), dim)))
 
 
 def track_transformer_rows(model: Mapping[str, Any]) -> list[Row | Constant]:
     """model: the settings of models.atm.TrackTransformer, of which dim, depth, track_patch, frames, patch and
     text_layers are read."""
-    dim = model["dim"]
+    dim, channels = model["dim"], 3 * model["frames"]
     rows: list[Row | Constant] = [
         Row("track_embed", "track_table"),
         Row("img_embed", "image_table"),
         Row("mask_token", "mask_token"),
-        Row("track_proj_encoder.conv.weight", "track_embed/kernel", _track_kernel(model["track_patch"], dim)),
+        Row("track_proj_encoder.conv.weight", "track_embed/kernel", track_kernel(model["track_patch"], 2, dim)),
         Row("track_proj_encoder.conv.bias", "track_embed/bias"),
-        Row("img_proj_encoder.proj.weight", "image_embed/kernel", _patch_kernel(model["frames"], model["patch"], dim)),
+        Row("img_proj_encoder.proj.weight", "image_embed/kernel", patch_kernel(channels, model["patch"], dim)),
         Row("img_proj_encoder.proj.bias", "image_embed/bias"),
         *linear("track_decoder", "track_head"),
         *linear("img_decoder", "image_head"),

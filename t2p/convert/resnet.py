@@ -62,7 +62,7 @@ def resnet_rows(model: Mapping[str, Any], names: Names = Names()) -> list[Row]:
     """model: settings of models.resnet.ResNet: blocks, bottleneck, widths and stem. The rows lead to
     {"params", "batch_stats"}."""
     expansion, before = (4 if model["bottleneck"] else 1), model["stem"]
-    rows = [Row(f"{names.stem}.weight", "params/stem/kernel", KERNEL), *_norm(names.stem_norm, "stem_norm")]
+    rows = [Row(f"{names.stem}.weight", "params/stem/kernel", KERNEL), *batch_norm(names.stem_norm, "stem_norm")]
     for i, (count, width) in enumerate(zip(model["blocks"], model["widths"], strict=True)):
         for j in range(count):
             official, ours = f"{names.stage(i)}.{j}", f"layer_{i}_{j}"
@@ -78,10 +78,11 @@ def resnet_rows(model: Mapping[str, Any], names: Names = Names()) -> list[Row]:
 
 
 def _conv(conv: str, norm: str, ours: str, our_norm: str) -> list[Row]:
-    return [Row(f"{conv}.weight", f"params/{ours}/kernel", KERNEL), *_norm(norm, our_norm)]
+    return [Row(f"{conv}.weight", f"params/{ours}/kernel", KERNEL), *batch_norm(norm, our_norm)]
 
 
-def _norm(official: str, ours: str) -> list[Row]:
+def batch_norm(official: str, ours: str) -> list[Row]:
+    """The rows of one PyTorch BatchNorm2d that became a models.resnet.Norm, without its counter of batches."""
     return [
         Row(f"{official}.weight", f"params/{ours}/norm/scale"),
         Row(f"{official}.bias", f"params/{ours}/norm/bias"),

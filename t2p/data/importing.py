@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 from etils import epath
@@ -13,6 +16,7 @@ from etils import epath
 from t2p.data.codec import ImageCodec
 from t2p.data.manifest import FILE as MANIFEST
 from t2p.data.manifest import finish, read_manifest
+from t2p.data.processes import die_with_parent
 from t2p.data.records import check_episode
 from t2p.data.sources import Source, SourceError
 from t2p.data.store import shard_done, write_shard
@@ -41,25 +45,32 @@ def import_source(
     codec: ImageCodec = "jpeg",
     name: str = "",
     licence: str = "",
+    workers: int = 0,
     progress: Callable[[int], None] = lambda episodes: None,
 ) -> list[Skipped]:
     """Writes all recordings of `source` as episodes; returns those that were broken and are left out.
 
     settings: JSON-able, all that the source was opened with: a directory begun with other settings is refused.
     held_out: the share of recordings, chosen by a hash of their keys, that goes to the split "val". name, licence:
-    for the manifest. progress: called with the number of recordings that are done, as they get done.
+    for the manifest. workers: processes that write shards side by side (0: this one); what they write does not depend
+    on how many they are. progress: called with the number of recordings that are done, as they get done.
     Raises UserError where nothing could be imported.
     """
+    if workers < 0:
+        raise UserError(f"workers is {workers}; expected a number of processes, 0 for this one alone")
     keys = source.keys()
     parts = _parts(keys, split, held_out)
     plan = {"settings": dict(settings), "episodes_per_shard": episodes_per_shard, "codec": codec}
     for part, chosen in parts.items():
         _begin(directory, part, chosen, episodes_per_shard, plan)
-    skipped = []
-    for part, chosen in parts.items():
-        for shard in range(_count(chosen, episodes_per_shard)):
-            some = chosen[shard * episodes_per_shard : (shard + 1) * episodes_per_shard]
-            skipped += _import_shard(source, directory, part, shard, some, codec, progress)
+    shards = [
+        _Shard(part, k, tuple(chosen[k * episodes_per_shard : (k + 1) * episodes_per_shard]))
+        for part, chosen in parts.items()
+        for k in range(_count(chosen, episodes_per_shard))
+    ]
+    job = _Job(source, directory, codec)
+    done = _in_processes(job, shards, workers, progress) if workers else (job.write(s, progress) for s in shards)
+    skipped = [recording for some in done for recording in some]
     if len(skipped) == len(keys):
         raise UserError(f"none of the {len(keys)} recordings could be read; the first: {skipped[0].reason}")
     finish(directory, shards=_all_shards(directory), source=name, licence=licence)
@@ -110,28 +121,64 @@ def _begin(
         )
 
 
-def _import_shard(
-    source: Source,
-    directory: PathLike,
-    split: str,
-    shard: int,
-    keys: Sequence[str],
-    codec: ImageCodec,
-    progress: Callable[[int], None],
-) -> list[Skipped]:
-    note = epath.Path(directory) / f"{split}-{shard:05d}.skipped.json"
-    if shard_done(directory, split, shard):
-        progress(len(keys))
-        return [Skipped(**x) for x in read_json(note)] if note.exists() else []
-    skipped: list[Skipped] = []
+@dataclass(frozen=True)
+class _Shard:
+    split: str
+    number: int
+    keys: tuple[str, ...]
 
-    def episodes() -> Iterator[Episode]:
-        yield from _readable(source, keys, skipped, progress)
-        if skipped:  # before the shard counts as done
-            write_json(note, [{"key": s.key, "reason": s.reason} for s in skipped])
 
-    write_shard(directory, split, shard, episodes(), codec=codec)
-    return skipped
+@dataclass(frozen=True)
+class _Job:
+    """What all shards of an import share."""
+
+    source: Source
+    directory: PathLike
+    codec: ImageCodec
+
+    def write(self, shard: _Shard, progress: Callable[[int], None]) -> list[Skipped]:
+        """Writes a shard if it is not there; returns what was left out of it."""
+        note = epath.Path(self.directory) / f"{shard.split}-{shard.number:05d}.skipped.json"
+        if shard_done(self.directory, shard.split, shard.number):
+            progress(len(shard.keys))
+            return [Skipped(**x) for x in read_json(note)] if note.exists() else []
+        skipped: list[Skipped] = []
+
+        def episodes() -> Iterator[Episode]:
+            yield from _readable(self.source, shard.keys, skipped, progress)
+            if skipped:  # before the shard counts as done
+                write_json(note, [{"key": s.key, "reason": s.reason} for s in skipped])
+
+        write_shard(self.directory, shard.split, shard.number, episodes(), codec=self.codec)
+        return skipped
+
+
+def _in_processes(
+    job: _Job, shards: Sequence[_Shard], workers: int, progress: Callable[[int], None]
+) -> Iterator[list[Skipped]]:
+    """The shards in order; progress is told when one is done."""
+    with ProcessPoolExecutor(min(workers, len(shards)), get_context("spawn"), _start, (job,)) as pool:
+        try:
+            for shard, skipped in zip(shards, pool.map(_work, shards), strict=True):
+                progress(len(shard.keys))
+                yield skipped
+        except BrokenProcessPool as e:
+            raise UserError("a worker process was killed, or out of memory; the same command goes on from here") from e
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_job: _Job  # of a worker process: a source may list hundreds of thousands of recordings, so it is sent once
+
+
+def _start(job: _Job) -> None:
+    global _job
+    die_with_parent()
+    _job = job
+
+
+def _work(shard: _Shard) -> list[Skipped]:
+    return _job.write(shard, lambda recordings: None)
 
 
 def _readable(

@@ -213,6 +213,7 @@ def to_batch(arrays: dict[str, Any], mixture: Mixture, table: np.ndarray | None)
         text = np.where(known[:, None], table[np.where(known, plain["sentence"], 0)], np.float32(0))
     return Batch(
         images=plain.get("images", {}),
+        clean=plain.get("clean", {}),
         features=plain.get("features", {}),
         goal=plain.get("goal", {}),
         cameras={view: (c["K"], c["T_base_cam"]) for view, c in plain.get("cameras", {}).items()},

@@ -214,7 +214,8 @@ def _picture_shapes(cutter: Cutter, info: Any, views: Sequence[str]) -> Iterator
     for view in views:
         shown, size = ANY_VIEW if w.one_view else view, tuple(info.views[view])
         if w.images and "images" in cutter.fields:
-            yield ("images", shown), ((len(w.images.offsets), *size, 3), np.uint8)
+            for name in ("images", "clean") if w.clean else ("images",):
+                yield (name, shown), ((len(w.images.offsets), *size, 3), np.uint8)
         if w.features and cutter.features is not None:
             found = cutter.features
             yield ("features", shown), ((len(w.features.offsets), *found.made.shape), found.dtype.type)

@@ -219,9 +219,9 @@ class Cutter:
         self.fields = frozenset(fields)
 
     def cut(self, row: Row, rng: np.random.Generator) -> dict[str, Any]:
-        """-> {"images": {view: [To, H, W, 3]}, "features": {view: [To, P, C]}, "goal": {view: [H, W, 3]}, "tracks":
-        {view: {points, visible, valid}}, "proprio": {key: [To, d]}, "actions": [Ha, A], "action_valid": [Ha]}, those
-        that there are.
+        """-> {"images": {view: [To, H, W, 3]}, "clean": the same, "features": {view: [To, P, C]}, "goal": {view:
+        [H, W, 3]}, "tracks": {view: {points, visible, valid}}, "proprio": {key: [To, d]}, "actions": [Ha, A],
+        "action_valid": [Ha]}, those that there are.
 
         A view's name is ANY_VIEW where the row shows one view. Points are drawn among those visible at the window's
         start (offset 0; without it, the first step inside the episode). Where no view has such a point there is
@@ -232,6 +232,7 @@ class Cutter:
         out: dict[str, Any] = {}
         if w.images and "images" in self.fields:
             out["images"] = {new: self._frames(row, view, w.images) for view, new in names.items()}
+            out |= {"clean": out["images"]} if w.clean else {}
         if w.features and self.features is not None:
             out["features"] = {new: self._features(row, view, w.features) for view, new in names.items()}
         if w.goal and "goal" in self.fields:

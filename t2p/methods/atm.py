@@ -23,13 +23,16 @@ from t2p.types import ANY_VIEW, Array, Batch, FieldWindow, Prediction, Tracks, W
 
 STAGE = "atm.track_transformer"
 _DROPOUT = Bound(0, most=255 / 256)  # t2p.models.layers.dropout draws to one part in 256
+_COUNTS = ("dim", "depth", "heads", "patch", "frames", "track_steps", "track_patch", "text_hidden", "text_layers")
+NET_BOUNDS = {
+    **dict.fromkeys(_COUNTS, COUNT),
+    "head_dim": NUMBER,  # 0: dim / heads
+    "attention_dropout": _DROPOUT,
+    "mlp_dropout": _DROPOUT,
+}
 BOUNDS = {
     **dict.fromkeys(("window.points", "window.horizon"), COUNT),
-    **dict.fromkeys((f"model.{name}" for name in ("dim", "depth", "heads", "patch", "frames")), COUNT),
-    **dict.fromkeys((f"model.{name}" for name in ("track_steps", "track_patch", "text_hidden", "text_layers")), COUNT),
-    "model.head_dim": NUMBER,  # 0: dim / heads
-    "model.attention_dropout": _DROPOUT,
-    "model.mlp_dropout": _DROPOUT,
+    **{f"model.{name}": bound for name, bound in NET_BOUNDS.items()},
     **dict.fromkeys((f"loss.{name}" for name in ("track", "image", "invisible", "invisible_validation")), NUMBER),
     "loss.patch_mask": SHARE,
 }
@@ -49,11 +52,16 @@ class Loss:
     mask_padding: bool
 
 
+def net_settings(variant: str = "paper") -> dict[str, Any]:
+    """The network's keys at the values of a variant."""
+    settings = {"text_hidden": 128, "text_layers": 1, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    return settings | {"attention_dropout": 0.2, "mlp_dropout": 0.2, **VARIANTS[variant]}
+
+
 def configure(config: ml_collections.ConfigDict, variant: str = "paper") -> ml_collections.ConfigDict:
     """Adds the keys that this stage reads to a base config, at the paper's values, and returns it."""
     config.stage = STAGE
-    model = {"text_hidden": 128, "text_layers": 1, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    model |= {"attention_dropout": 0.2, "mlp_dropout": 0.2, **VARIANTS[variant]}
+    model = net_settings(variant)
     config.model = ml_collections.ConfigDict(model)
     window = {"views": ("agentview", "eye_in_hand"), "track_set": "dis/atm", "points": 32}
     config.window = ml_collections.ConfigDict(window | {"horizon": model["track_steps"]})
@@ -78,7 +86,7 @@ class TrackTransformerStage:
     def from_config(cls, config: ml_collections.ConfigDict, platform: str) -> TrackTransformerStage:
         check_bounds(config, BOUNDS)
         window = config.window
-        model, views = _model(config, platform), tuple(window.views)
+        model, views = make_net(config.model, window.points, config, platform), tuple(window.views)
         return cls(model, Loss(**config.loss), views, window.track_set, window.points, window.horizon)
 
     @property
@@ -160,13 +168,15 @@ class TrackTransformerStage:
         }
 
 
-def _model(config: ml_collections.ConfigDict, platform: str) -> TrackTransformer:
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in config.model.items()}
+def make_net(
+    chosen: Mapping[str, Any], points: int, config: ml_collections.ConfigDict, platform: str
+) -> TrackTransformer:
+    """The network of `chosen` (see net_settings) for so many points, running as the config says."""
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in chosen.items()}
     settings["head_dim"] = settings["head_dim"] or settings["dim"] // settings["heads"]
     _check(settings)
     model = TrackTransformer(**settings, dtype=jnp.dtype(config.dtype), remat=config.remat, scan=config.scan_layers)
-    attention = chosen_attention(config, platform, model.head_dim, model.tokens(config.window.points))
-    return model.clone(implementation=attention)
+    return model.clone(implementation=chosen_attention(config, platform, model.head_dim, model.tokens(points)))
 
 
 def _check(model: Mapping[str, Any]) -> None:
@@ -217,11 +227,24 @@ def train_flops(model: TrackTransformer, points: int, text_width: int) -> float:
     """Multiply-adds of the matrix products, times two, of one forward and backward pass of one example.
 
     The first layer of each input needs no gradient of its input, so it counts twice instead of three times."""
+    blocks, tracks, images, text = _products(model, points, text_width)
+    ends = tracks + images
+    return 2.0 * (3 * (blocks + ends + sum(text[1:])) + 2 * (ends + text[0]))
+
+
+def predict_flops(model: TrackTransformer, points: int, text_width: int) -> float:
+    """The same of a forward pass for tracks alone: the picture is not reconstructed."""
+    blocks, tracks, images, text = _products(model, points, text_width)
+    return 2.0 * (blocks + 2 * tracks + images + sum(text))
+
+
+def _products(model: TrackTransformer, points: int, text_width: int) -> tuple[int, int, int, list[int]]:
+    """Multiply-adds of the blocks, of tracks and of images at either end, and of each layer for the sentence."""
     d, inner, length = model.dim, model.heads * model.head_dim, model.tokens(points)
     track_tokens = length - model.image_tokens - 1
     projections = 2 * d * inner + 2 * d * model.head_dim + 8 * d * d  # query, out; key and value; mlp
     blocks = model.depth * (length * projections + 2 * length**2 * inner)
-    ends = track_tokens * 2 * model.track_patch * d + model.image_tokens * 3 * model.frames * model.patch**2 * d
+    tracks = track_tokens * 2 * model.track_patch * d
+    images = model.image_tokens * 3 * model.frames * model.patch**2 * d
     sizes = [text_width] + [model.text_hidden] * (model.text_layers - 1) + [d]
-    text = [a * b for a, b in pairwise(sizes)]
-    return 2.0 * (3 * (blocks + ends + sum(text[1:])) + 2 * (ends + text[0]))
+    return blocks, tracks, images, [a * b for a, b in pairwise(sizes)]

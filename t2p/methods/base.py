@@ -55,6 +55,11 @@ class Encoder(Protocol):
     def trained(self) -> bool: ...
 
     @property
+    def text(self) -> bool:
+        """Whether its tokens depend on the sentence, too."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(P, C): tokens of a picture and their numbers."""
         ...
@@ -63,8 +68,8 @@ class Encoder(Protocol):
         """Fresh variables."""
         ...
 
-    def encode(self, own: Variables, images: Array) -> Array:
-        """own: the encoder's variables; images: [B, H, W, 3] uint8 -> [B, P, C] float32."""
+    def encode(self, own: Variables, images: Array, text: Array | None = None) -> Array:
+        """own: the encoder's variables; images: [B, H, W, 3] uint8; text: [B, E] -> [B, P, C] float32."""
         ...
 
     def key(self, own: Variables) -> dict[str, Any]:

@@ -24,6 +24,24 @@ def _configure_atm_track_transformer(config: ml_collections.ConfigDict) -> ml_co
     return configure(config)
 
 
+def _atm_policy(config: ml_collections.ConfigDict, platform: str) -> Stage:
+    from t2p.methods.atm_policy import AtmPolicyStage
+
+    return AtmPolicyStage.from_config(config, platform)
+
+
+def _act_atm(stage: Any, config: ml_collections.ConfigDict) -> Policy:
+    from t2p.methods.atm_policy import make_policy
+
+    return make_policy(stage, config.model.policy)
+
+
+def _configure_atm_policy(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    from t2p.methods.atm_policy import configure
+
+    return configure(config)
+
+
 def _threepointr_tracks(config: ml_collections.ConfigDict, platform: str) -> Stage:
     from t2p.methods.threepointr.tracks import TracksStage
 
@@ -95,6 +113,7 @@ def _configure_amplify(name: str) -> Callable[[ml_collections.ConfigDict], ml_co
 
 STAGES: dict[str, Callable[[ml_collections.ConfigDict, str], Stage]] = {
     "atm.track_transformer": _atm_track_transformer,
+    "atm.policy": _atm_policy,
     "threepointr.tracks": _threepointr_tracks,
     "threepointr.policy": _threepointr_policy,
     "general_flow.flow": _general_flow,
@@ -106,6 +125,7 @@ STAGES: dict[str, Callable[[ml_collections.ConfigDict, str], Stage]] = {
 }
 # Stages that act, and what makes a policy of them.
 POLICIES: dict[str, Callable[[Any, ml_collections.ConfigDict], Policy]] = {
+    "atm.policy": _act_atm,
     "amplify.inverse_dynamics": _amplify_policy,
     "threepointr.policy": _open_loop,
     "dp3.policy": _open_loop,
@@ -116,6 +136,7 @@ POLICIES: dict[str, Callable[[Any, ml_collections.ConfigDict], Policy]] = {
 # What adds a stage's keys, at their published values, to a base config: for stages that `t2p convert` makes.
 CONFIGURE: dict[str, Callable[[ml_collections.ConfigDict], ml_collections.ConfigDict]] = {
     "atm.track_transformer": _configure_atm_track_transformer,
+    "atm.policy": _configure_atm_policy,
     "amplify.motion_tokenizer": _configure_amplify("tokenizer"),
     "amplify.forward_dynamics": _configure_amplify("dynamics"),
     "amplify.inverse_dynamics": _configure_amplify("inverse"),

@@ -211,9 +211,9 @@ class Mlp(nn.Module):
         return dropout(x, self.dropout, self.make_rng("dropout")) if self.dropout else x
 
 
-def sincos_1d(length: int, width: int) -> np.ndarray:
-    """[length, width] float32: sines, then cosines, of pos * 10000^(-k / (width/2)), k = 0 .. width/2 - 1."""
-    return _sincos(np.arange(length), width)
+def sincos_1d(length: int, width: int, base: float = 10000.0) -> np.ndarray:
+    """[length, width] float32: sines, then cosines, of pos * base^(-k / (width/2)), k = 0 .. width/2 - 1."""
+    return _sincos(np.arange(length), width, base)
 
 
 def sincos_2d(rows: int, columns: int, width: int) -> np.ndarray:
@@ -223,10 +223,10 @@ def sincos_2d(rows: int, columns: int, width: int) -> np.ndarray:
     return np.concatenate([_sincos(column, width // 2), _sincos(row, width // 2)], axis=1)
 
 
-def _sincos(position: np.ndarray, width: int) -> np.ndarray:
+def _sincos(position: np.ndarray, width: int, base: float = 10000.0) -> np.ndarray:
     if width % 2:
         raise ValueError(f"a sin-cos table needs an even width; got {width}")
-    angle = position[:, None] * 10000.0 ** (-np.arange(width // 2) / (width / 2))
+    angle = position[:, None] * base ** (-np.arange(width // 2) / (width / 2))
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
 
 

@@ -15,8 +15,9 @@ from t2p.convert.base import Arrays
 from t2p.methods.amplify.dynamics import ForwardDynamicsStage
 from t2p.methods.amplify.images import ImageEncoder, one_after_the_other, pictures, side_by_side
 from t2p.methods.amplify.inputs import Window
-from t2p.methods.amplify.inverse import Columns, InverseDynamicsStage
+from t2p.methods.amplify.inverse import InverseDynamicsStage
 from t2p.methods.amplify.tokenizer import MotionTokenizerStage
+from t2p.methods.columns import Columns
 from t2p.models.amplify import ForwardDynamics
 from t2p.models.fsq import levels_of
 from t2p.models.resnet import ResNet

@@ -227,7 +227,10 @@ def _produced(fixture: Fixture, outputs: dict[str, Any], name: str) -> Any:
     found = outputs.get(part.source or name)
     if found is None or not part.index:
         return found
-    return found[part.index] if found.ndim >= len(part.index) else found
+    try:
+        return found[part.index]
+    except IndexError:  # of another shape, which the comparison will say
+        return found
 
 
 def open_fixture(directory: Path) -> tuple[Fixture, registry.Adapter] | Report:

@@ -7,7 +7,7 @@ compared until a part of the robot first touches an object: from there on they a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,21 @@ import numpy as np
 from t2p.io import UserError, load_arrays, read_json
 from t2p.parity.harness import CannotRun, Fixture, Part
 from t2p.sim.libero import assets as files
-from t2p.sim.libero.scene import build
+from t2p.sim.libero import placement, stepping
+from t2p.sim.libero.environment import LiberoEnvironment
+from t2p.sim.libero.predicates import Goal, compile_goal
+from t2p.sim.libero.scene import VIEWS, build, things
+from t2p.sim.libero.task import LiberoTask
+from t2p.sim.world import write_state
+from t2p.types import InitialState, Observe
 
 TRAJECTORIES = ("traj_iid", "traj_smooth")
 GIVEN = ("init_state", "start_state", "body_pos", "body_quat", "actions", "seed")  # to the adapter, of each file
 ARM = 9  # of qpos: seven joints and two fingers stand first
-SUBSTEPS, EXACT_STEPS = 25, 10  # of an environment step; so many steps' controls are compared
+SUBSTEPS, EXACT_STEPS = stepping.SUBSTEPS, 10  # of an environment step; so many steps' controls are compared
+FIRST_SUBSTEPS = 15 * SUBSTEPS  # whose states are recorded
+RESTING = 1e-6  # change of a coordinate in an environment step (m, or of a quaternion)
+TOUCH = 1e-3  # m
 SAME_PHYSICS = ("2.3.7", "3.3.2")
 # What the recordings' own tolerances leave out.
 COMPARE = {"reset_samples": {"atol": 1e-9}, "model": {"atol": 1e-6}}
@@ -40,9 +49,15 @@ def read(directory: Path, meta: dict[str, Any]) -> Fixture:
     arrays = {name: load_arrays(directory / f"{name}.npz") for name in names}
     inputs = {f"{f}/{name}": a[name] for f, a in arrays.items() for name in GIVEN if name in a and f != "model_arrays"}
     del inputs["reset_samples/body_pos"], inputs["reset_samples/body_quat"]
-    inputs["predicates/states"] = arrays["predicates"]["states"]
+    for file in ("predicates", "traj_success"):
+        inputs[f"{file}/states"] = arrays[file]["states"]
+    summary = read_json(directory / "model_summary.json")
+    inputs["predicates/atoms"] = np.array([" ".join(atom) for atom in summary["predicate_atoms"]])
+    for file in TRAJECTORIES:
+        steps = {int(name.rpartition("/")[2]) for name in arrays[file] if "_image/" in name}
+        inputs[f"{file}/image_steps"] = np.array(sorted(steps))
     parts = dict(_parts(meta, arrays))
-    parts |= {name: Part(want) for name, want in _model(read_json(directory / "model_summary.json"), arrays).items()}
+    parts |= _model(summary, arrays)
     outputs = {name: part.want for name, part in parts.items()}
     return Fixture(directory, meta | {"compare": _tolerances(meta["compare"])}, inputs, outputs, None, parts)
 
@@ -58,61 +73,107 @@ def _parts(meta: dict[str, Any], arrays: dict[str, dict[str, np.ndarray]]) -> It
     for file in TRAJECTORIES:
         found = arrays[file]
         free = before_touch(model, _instances(meta), found["states"], found["body_pos"], found["body_quat"])
-        for category, name, index in _compared(found, free, model.nq):
+        for category, name, index in _compared(found, free, model):
             want = found[name][index]
             want = want.astype(np.float32) if category == "image" else want  # integers would have to be equal
             yield f"{category}/{file}/{name}", Part(want, f"{file}/{name}", index)
+    won = arrays["traj_success"]
     for category, name in (("success", "success"), ("success", "done"), ("predicates", "atoms")):
-        yield f"{category}/traj_success/{name}", Part(arrays["traj_success"][name], f"traj_success/{name}")
+        yield f"{category}/traj_success/{name}", Part(won[name], f"traj_success/{name}")
+    yield "success/traj_success/end", Part(won["success"][-1], "traj_success/end")
     for name in ("truth", "goal"):
         yield f"predicates/predicates/{name}", Part(arrays["predicates"][name], f"predicates/{name}")
     for name in ("state", "body_pos", "body_quat"):
         yield f"reset_samples/reset_samples/{name}", Part(arrays["reset_samples"][name], f"reset_samples/{name}")
 
 
-def _compared(found: dict[str, np.ndarray], free: int, nq: int) -> Iterator[tuple[str, str, tuple]]:
+def _compared(found: dict[str, np.ndarray], free: int, model: mujoco.MjModel) -> Iterator[tuple[str, str, tuple]]:
     """(category, array, which of it) of a trajectory whose first `free` states come before the robot's first touch."""
-    steps, arm, rest = slice(free - 1), slice(1, 1 + ARM), slice(1 + ARM, 1 + nq)
-    until = slice(min(SUBSTEPS * (free - 1), len(found["substep_states"])))
-    for name, rows in (("states", slice(free)), ("substep_states", until)):
-        yield "arm_qpos_free_motion", name, (rows, arm)
-        yield "resting_objects", name, (rows, rest)
+    arm, rest = slice(1, 1 + ARM), _coordinates(model)
+    for name, rows, limit in (("states", free, RESTING), ("substep_states", SUBSTEPS * (free - 1), RESTING / SUBSTEPS)):
+        yield "arm_qpos_free_motion", name, (slice(rows), arm)
+        yield "resting_objects", name, (at_rest(found[name], rows, rest, rest, limit),)
     yield "ctrl_first_10_env_steps", "substep_ctrl", (slice(SUBSTEPS * min(EXACT_STEPS, free - 1)),)
     for name in sorted(found):
-        if name.startswith("obs/"):
-            category = "resting_objects" if name == "obs/object-state" else "proprio_free_motion"
-            yield category, name, (slice(free),)
+        if name == "obs/object-state":
+            whole = np.arange(found[name].shape[1]).reshape(-1, 14)  # pose, and pose in the hand's frame
+            yield "resting_objects", name, (at_rest(found[name], free, list(whole[:, :7]), list(whole), RESTING),)
+        elif name.startswith("obs/"):
+            yield "proprio_free_motion", name, (slice(free),)
         elif "_image/" in name and int(name.rpartition("/")[2]) < free:
             yield "image", name, ()
     yield "predicates", "atoms", (slice(free),)
     yield "success", "success", (slice(free),)
-    yield "success", "done", (steps,)
+    yield "success", "done", (slice(free - 1),)
+
+
+def at_rest(
+    values: np.ndarray, rows: int, watched: Sequence[np.ndarray], columns: Sequence[np.ndarray], limit: float
+) -> np.ndarray:
+    """[T, n] bool of a recording [T, n]: the columns of those things of which no watched coordinate changed by more
+    than `limit` since the frame before, in the first `rows` frames. In the instant of an impact the versions of MuJoCo
+    that are taken as the same differ by some 1e-5, because they find other contacts between boxes."""
+    still = np.zeros(values.shape, bool)
+    for seen, own in zip(watched, columns, strict=True):
+        quiet = np.abs(np.diff(values[:rows, seen], axis=0)).max(axis=1) <= limit
+        still[1 : 1 + len(quiet), own] = quiet[:, None]
+    return still
+
+
+def _coordinates(model: mujoco.MjModel) -> list[np.ndarray]:
+    """Of each joint that is not the arm's, its columns in a recorded state."""
+    ends = [*model.jnt_qposadr[1:], model.nq]
+    return [1 + np.arange(a, b) for a, b in zip(model.jnt_qposadr, ends, strict=True) if a >= ARM]
 
 
 def before_touch(
     model: mujoco.MjModel, instances: tuple[str, ...], states: np.ndarray, body_pos: np.ndarray, body_quat: np.ndarray
 ) -> int:
-    """How many of the states [n, 1 + nq + nv] come before the first contact of a part of the robot with an object or a
-    fixture."""
+    """How many of the states [n, 1 + nq + nv] come before the robot first touches an object or a fixture. That is told
+    by coming within TOUCH: between two states the way is taken as straight."""
     names = [model.body(model.geom_bodyid[i]).name for i in range(model.ngeom)]
     robot = np.array([name.startswith(("robot0_", "gripper0_")) for name in names])
     thing = np.array([name.startswith(tuple(f"{one}_" for one in instances)) for name in names])
     model.body_pos[:], model.body_quat[:] = body_pos, body_quat
-    data = mujoco.MjData(model)
+    model.geom_margin[thing] += TOUCH
+    data, before = mujoco.MjData(model), states[0]
     for count, state in enumerate(states):
-        data.qpos[:], data.qvel[:] = state[1 : 1 + model.nq], state[1 + model.nq :]
-        mujoco.mj_forward(model, data)
-        a, b = data.contact.geom.T
-        if ((robot[a] & thing[b]) | (robot[b] & thing[a])).any():
-            return count
+        for share in np.linspace(0, 1, SUBSTEPS + 1)[1:]:  # a touch may have ended before the step does
+            data.qpos[:] = (before + share * (state - before))[1 : 1 + model.nq]
+            mujoco.mj_kinematics(model, data), mujoco.mj_comPos(model, data), mujoco.mj_collision(model, data)
+            a, b = data.contact.geom.T
+            if ((robot[a] & thing[b]) | (robot[b] & thing[a])).any():
+                return count
+        before = state
     return len(states)
 
 
-def _model(summary: dict[str, Any], arrays: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _model(summary: dict[str, Any], arrays: dict[str, dict[str, np.ndarray]]) -> dict[str, Part]:
     """What the compiled model must be: names in order, counts, numbers."""
-    names = {f"model/summary/{kind}_names": np.array(summary[f"{kind}_names"], str) for kind in NAMES}
-    counts = {f"model/summary/{count}": np.array(summary[count]) for count in COUNTS}
-    return names | counts | {f"model/arrays/{name}": value for name, value in arrays["model_arrays"].items()}
+    names = {
+        f"model/summary/{kind}_names": Part(np.array([name or "" for name in summary[f"{kind}_names"]], str))
+        for kind in NAMES
+    }
+    counts = {f"model/summary/{count}": Part(np.array(summary[count])) for count in COUNTS}
+    numbers = arrays["model_arrays"]
+    rows = {name: _same_in_all_versions(name, numbers, summary) for name in numbers}
+    return (
+        names | counts | {f"model/arrays/{n}": Part(numbers[n][rows[n]], f"model/arrays/{n}", rows[n]) for n in numbers}
+    )
+
+
+def _same_in_all_versions(name: str, numbers: dict[str, np.ndarray], summary: dict[str, Any]) -> tuple:
+    """Which rows of a model's array are compared. Left out: where meshes have their frames (each version of MuJoCo has
+    its own way of choosing them; vertices lie where they lay), where fixtures stand and how the stove's burner looks (a
+    reset had changed both when it was recorded)."""
+    if name in ("geom_pos", "geom_quat", "geom_size"):
+        return (np.flatnonzero(numbers["geom_type"] != mujoco.mjtGeom.mjGEOM_MESH),)
+    if name in ("body_pos", "body_quat"):
+        moved = {f"{fixture}_main" for fixture in summary["fixtures"]}
+        return (np.array([i for i, body in enumerate(summary["body_names"]) if body not in moved]),)
+    if name == "site_rgba":
+        return (np.array([i for i, site in enumerate(summary["site_names"]) if not site.endswith("_burner")]),)
+    return ()
 
 
 def _problem(meta: dict[str, Any]) -> tuple[Any, files.Assets]:
@@ -126,7 +187,7 @@ def _problem(meta: dict[str, Any]) -> tuple[Any, files.Assets]:
 
 def _instances(meta: dict[str, Any]) -> tuple[str, ...]:
     problem, _ = _problem(meta)
-    return tuple(name for name, _ in (*problem.objects, *problem.fixtures))
+    return tuple(name for name, _ in things(problem))
 
 
 def scene(meta: dict[str, Any]) -> mujoco.MjModel:
@@ -144,3 +205,114 @@ def model_arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
     found |= {f"model/summary/{count}": np.array(getattr(model, count)) for count in COUNTS}
     fields = {name: getattr(model, name) for name in dir(model) if name.startswith(NUMBERS)}
     return found | {f"model/arrays/{k}": np.array(v) for k, v in fields.items() if isinstance(v, np.ndarray)}
+
+
+def run(meta: dict[str, Any], inputs: dict[str, np.ndarray], checkpoint: Any) -> dict[str, np.ndarray]:
+    """Everything anew: the model, resets, predicates, trajectories with their observations and pictures.
+
+    inputs: FILE/ARRAY (GIVEN); predicates/states and predicates/atoms; FILE/image_steps of the trajectories."""
+    outputs = model_arrays(scene(meta))
+    try:
+        environment = LiberoEnvironment(LiberoTask(f"{meta['suite']}/{meta['task']}"), Observe(tuple(VIEWS)), "egl")
+    except UserError as e:
+        raise CannotRun(str(e)) from e
+    try:
+        for file in TRAJECTORIES:
+            found = _trajectory(environment, _given(inputs, file), inputs[f"{file}/image_steps"].tolist())
+            outputs |= {f"{file}/{name}": array for name, array in found.items()}
+        outputs |= {f"traj_success/{k}": v for k, v in _success(environment, _given(inputs, "traj_success")).items()}
+        outputs |= {f"predicates/{k}": v for k, v in _predicates(environment, _given(inputs, "predicates")).items()}
+        outputs |= _resets(environment, inputs["reset_samples/seed"])
+    finally:
+        environment.close()
+    return outputs
+
+
+def _start(environment: LiberoEnvironment, state: np.ndarray, given: dict[str, np.ndarray]) -> InitialState:
+    time, qpos, qvel = files.split_state(state, environment.model.nq, environment.model.nv)
+    return InitialState(float(time), qpos, qvel, given["body_pos"], given["body_quat"])
+
+
+def _trajectory(
+    environment: LiberoEnvironment, given: dict[str, np.ndarray], image_steps: list[int]
+) -> dict[str, np.ndarray]:
+    """An episode with given actions: what is recorded of it, states after each step and after each physics step."""
+    puppet, goal = environment.puppet, environment.scene.goal
+    puppet.start(_start(environment, given["init_state" if "init_state" in given else "start_state"], given))
+    rows: dict[str, list[Any]] = {}
+    pictures: dict[str, np.ndarray] = {}
+
+    def note(**values: Any) -> None:
+        for name, value in values.items():
+            rows.setdefault(name, []).append(np.array(value))
+
+    def state() -> np.ndarray:
+        data = puppet.data
+        return np.concatenate([[data.time], data.qpos, data.qvel])
+
+    def told() -> None:
+        note(substep_ctrl=puppet.data.ctrl, substep_states=state())
+
+    for step in range(len(given["actions"]) + 1):
+        if step:
+            stepping.step([puppet], [given["actions"][step - 1]], told)
+        atoms = goal.truth(puppet.data)
+        note(states=state(), atoms=atoms, success=atoms.all())
+        note(**{f"obs/{name}": value for name, value in environment.original().items()})
+        if step in image_steps:
+            pictures |= _pictures(environment, step)
+    found = {name: np.stack(values) for name, values in rows.items()}
+    return found | pictures | {"done": found["success"][1:], "substep_states": found["substep_states"][:FIRST_SUBSTEPS]}
+
+
+def _pictures(environment: LiberoEnvironment, step: int) -> dict[str, np.ndarray]:
+    """As they are observed, and of the present; row 0 at the bottom, as OpenGL has it."""
+    found = {}
+    for view, camera in VIEWS.items():
+        seen = environment.observe()[("images", view)]
+        found[f"obs_image/{view}/{step:04d}"] = seen[::-1]
+        renderer = environment.scene.renderer
+        assert renderer is not None  # views are observed
+        now = renderer.rgb(environment.shown()[1], camera, seen.shape[:2])
+        found[f"fwd_image/{camera}/{step:04d}"] = now[::-1]
+    return found
+
+
+def _given(inputs: dict[str, np.ndarray], file: str) -> dict[str, np.ndarray]:
+    return {name.partition("/")[2]: value for name, value in inputs.items() if name.startswith(f"{file}/")}
+
+
+def _success(environment: LiberoEnvironment, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The goal in the recorded states, and at the end of an episode of ours from the first one. In between an object
+    that was put into another may bounce, which each version of MuJoCo has otherwise."""
+    atoms = _truth(environment, environment.scene.goal, given)
+    won = np.all(atoms, axis=1)
+    ours = _trajectory(environment, given, [])["success"][-1]
+    return {"atoms": atoms, "success": won, "done": won[1:], "end": ours}
+
+
+def _predicates(environment: LiberoEnvironment, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All atoms and the goal in every state."""
+    atoms = compile_goal(environment.model, environment.scene.problem, [tuple(a.split()) for a in given["atoms"]])
+    goal = _truth(environment, environment.scene.goal, given)
+    return {"truth": _truth(environment, atoms, given), "goal": np.all(goal, axis=1)}
+
+
+def _truth(environment: LiberoEnvironment, goal: Goal, given: dict[str, np.ndarray]) -> np.ndarray:
+    """[states, atoms] bool."""
+    data, found = mujoco.MjData(environment.model), []
+    for state in given["states"]:
+        write_state(environment.model, data, _start(environment, state, given))
+        found.append(goal.truth(data))
+    return np.array(found)
+
+
+def _resets(environment: LiberoEnvironment, seeds: np.ndarray) -> dict[str, np.ndarray]:
+    """Resets of one environment, one after the other, each with its seed."""
+    loads, found = 1, []
+    for seed in seeds:
+        state, loads = placement.reset(environment.scene.placement, np.random.RandomState(seed), loads)
+        found.append(state)
+    states = [np.concatenate([[s.time], s.qpos, s.qvel]) for s in found]
+    arrays = {"state": states, "body_pos": [s.body_pos for s in found], "body_quat": [s.body_quat for s in found]}
+    return {f"reset_samples/{name}": np.stack(array) for name, array in arrays.items()}

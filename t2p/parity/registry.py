@@ -29,6 +29,7 @@ ADAPTERS: dict[str, str | dict[str, str]] = {
         "temporal_ensemble": "t2p.parity.amplify_inverse:temporal_ensemble",
     },
     "atm": {
+        "policy": "t2p.parity.atm_policy:policy",
         "track_transformer": "t2p.parity.atm:track_transformer",
     },
     "baselines": {

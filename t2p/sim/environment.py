@@ -323,9 +323,7 @@ class Environment:
         """What an observation's pictures are drawn from."""
         return self.shown()
 
-    def _look(
-        self, renderer: Renderer, view: str, model: mujoco.MjModel, data: mujoco.MjData
-    ) -> dict[Key, np.ndarray]:
+    def _look(self, renderer: Renderer, view: str, model: mujoco.MjModel, data: mujoco.MjData) -> dict[Key, np.ndarray]:
         """What is seen in one view."""
         name, size = self.task.views[view], self.watch.size
         camera = camera_of(model, data, name, size, self._base)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
@@ -20,7 +20,7 @@ from t2p.sim.environment import proprioception, refresh, to_world
 from t2p.sim.experts import scripted_expert
 from t2p.sim.points import attach, body_ids, cloud, from_camera, to_camera, to_image, visible
 from t2p.sim.registry import make_task
-from t2p.sim.render import Frame, Renderer, Size, camera_of, make_renderer
+from t2p.sim.render import Frame, Renderer, Size, Surfaces, camera_of, make_renderer
 from t2p.sim.task import Task
 from t2p.sim.world import diverged, quiet_warnings, write_state
 from t2p.types import Camera, InitialState, Space, TrackSet
@@ -111,11 +111,22 @@ class _Session:
         return np.stack(qpos), {k: np.stack([c[k] for c in columns]).astype(np.float32) for k in columns[0]}
 
 
+class Scene(Protocol):
+    """What of a task is asked for to draw its recordings; see Task."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def views(self) -> Mapping[str, str]: ...
+    @property
+    def kept(self) -> tuple[str, ...]: ...
+
+
 class Replay:
     """Draws a recording: the pictures, depth and exact tracks of its frames. Needs the task that was recorded."""
 
-    def __init__(self, task: Task, start: InitialState, qpos: np.ndarray, renderer: Renderer, model: mujoco.MjModel):
-        """renderer: of `model`, which is task.build().compile() and is given the recording's frames of bodies."""
+    def __init__(self, task: Scene, start: InitialState, qpos: np.ndarray, renderer: Renderer, model: mujoco.MjModel):
+        """renderer: of `model`, which is the task's compiled world and is given the recording's frames of bodies."""
         self.task, self.start, self.qpos, self.renderer, self.model = task, start, qpos, renderer, model
         self.data = mujoco.MjData(model)
         write_state(model, self.data, start)
@@ -131,6 +142,9 @@ class Replay:
 
     def frame(self, t: int, view: str, size: Size) -> Frame:
         return self.renderer.render(self.show(t), self.task.views[view], size)
+
+    def surfaces(self, t: int, view: str, size: Size) -> Surfaces:
+        return self.renderer.surfaces(self.show(t), self.task.views[view], size)
 
     def video(self, view: str, size: Size) -> np.ndarray:
         """[T, H, W, 3] uint8."""
@@ -189,14 +203,14 @@ class ReplaySource:
     def depth(self, episode_id: str, view: str, size: Size) -> np.ndarray:
         """[T, H, W] metres, NaN where nothing is."""
         replay = self._replay(episode_id)
-        depth = np.stack([replay.frame(t, view, size).depth for t in range(len(replay))])
+        depth = np.stack([replay.surfaces(t, view, size).depth for t in range(len(replay))])
         return np.where(np.isfinite(depth), depth, np.nan)
 
     def mask(self, episode_id: str, view: str, size: Size) -> np.ndarray:
         """[T, H, W] True on the embodiment: on every body that does not belong to the scene."""
         replay = self._replay(episode_id)
         scene = body_ids(replay.model, replay.task.kept)
-        bodies = np.stack([replay.frame(t, view, size).bodies for t in range(len(replay))])
+        bodies = np.stack([replay.surfaces(t, view, size).bodies for t in range(len(replay))])
         return (bodies >= 0) & ~np.isin(bodies, [0, *scene])
 
     def _replay(self, episode_id: str) -> Replay:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
+from t2p.data.processes import die_with_parent
 from t2p.io import UserError
 from t2p.tracking.annotate import Job, Outcome, Task, Worker
 from t2p.tracking.base import CPU_TRACKERS
@@ -87,7 +86,7 @@ def _start(job: Job, counts: Any, threads: int) -> None:
     import cv2
 
     global _worker
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     cv2.setNumThreads(threads)
 
     def count(videos: int, frames: int) -> None:
@@ -96,14 +95,6 @@ def _start(job: Job, counts: Any, threads: int) -> None:
             counts[1] += frames
 
     _worker = Worker(job, count)
-
-
-def _die_with_parent() -> None:
-    """A parent killed with -9 cannot stop its workers; they notice."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for_any([parent.sentinel])
-        os._exit(1)
 
 
 def _work(task: Task) -> Outcome:

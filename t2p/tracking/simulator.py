@@ -1,6 +1,7 @@
 """The simulator as a tracker: points on a recorded episode's bodies, followed without error.
 
-It needs what `t2p collect` writes, the physical state of every frame ("sim/qpos"), and no pictures.
+It needs what `t2p collect` writes, the physical state of every frame ("sim/qpos"), or what LIBERO's demonstrations hold
+("states"; their scene is built from LIBERO's own assets), and no pictures.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from t2p.data.store import Dataset, read_manifest
 from t2p.geometry.cameras import unproject
 from t2p.geometry.conventions import to_raster
 from t2p.io import UserError
+from t2p.sim.libero.demonstrations import demonstration
 from t2p.sim.points import attach, from_camera, to_camera, to_image, visible
 from t2p.sim.record import Replay, replay
-from t2p.sim.render import Frame, camera_of
+from t2p.sim.render import Surfaces, camera_of
 from t2p.tracking.base import Span, Tracker, TrackingError, check_queries, check_video, frame_indices, inside
 from t2p.types import Camera, Tracks
 
@@ -37,14 +39,14 @@ class Looks:
     """A recording seen from one camera: what it sees, where it is and where the bodies are, frame by frame."""
 
     model: mujoco.MjModel
-    frames: Sequence[Frame]
+    frames: Sequence[Surfaces]
     cameras: Sequence[Camera]
     poses: Sequence[Poses]
 
 
 class Simulator(Tracker):
-    """Episodes of the dataset `folder`, which `t2p collect` made or `t2p data import` shortened. Call `clip` to get
-    the tracker of one video."""
+    """Episodes of the dataset `folder`, which `t2p collect` made or `t2p data import` shortened, or imported from
+    LIBERO's demonstrations. Call `clip` to get the tracker of one video."""
 
     name = "simulator"
     version = f"1 (MuJoCo {mujoco.__version__})"
@@ -74,8 +76,10 @@ class Simulator(Tracker):
 
     def _replay(self, episode_id: str) -> Replay:
         split, number = self._places[episode_id]
+        data = Dataset(self.folder, split)
+        make = demonstration if "libero" in data.info(number) else replay
         try:
-            return replay(Dataset(self.folder, split), number, self.renderer)
+            return make(data, number, self.renderer)
         except UserError as e:
             raise TrackingError(str(e)) from e
 
@@ -102,7 +106,7 @@ class SimulatorClip(Tracker):
             raise TrackingError(f"the recording has {len(shown)} frames, the video {len(video)}")
         frames, cameras, poses = [], [], []
         for t in range(len(shown)):
-            frames.append(shown.frame(t, self.view, size))
+            frames.append(shown.surfaces(t, self.view, size))
             cameras.append(camera_of(shown.model, shown.data, shown.task.views[self.view], size))
             poses.append(Poses(shown.data.xpos.copy(), shown.data.xmat.copy()))
         return Looks(shown.model, frames, cameras, poses)

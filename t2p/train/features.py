@@ -17,6 +17,7 @@ from t2p.data import features
 from t2p.data.mixture import open_dataset
 from t2p.data.store import Dataset, read_manifest
 from t2p.io import UserError
+from t2p.methods import language
 from t2p.methods.base import Encoder, Stage, Variables
 from t2p.methods.registry import make_stage
 from t2p.train import init_from
@@ -68,10 +69,31 @@ def cache_features(config: ml_collections.ConfigDict, job: Job) -> int:
     own = init_from.earlier_alone(config, encoder.name, encoder.init(jax.random.key(0)))
     made = features.Made(_jsonable(encoder.key(_to_host(own))), views, encoder.shape, job.dtype)
     features.begin(job.data, job.name, made)
-    return sum(_cache_split(dataset, job, made, encoder, own) for dataset in datasets)
+    text = _sentence_vectors(config.text, datasets) if encoder.text else {}
+    return sum(_cache_split(dataset, job, made, encoder, own, text) for dataset in datasets)
 
 
-def _cache_split(dataset: Dataset, job: Job, made: features.Made, encoder: Encoder, own: Variables) -> int:
+def _sentence_vectors(text: Mapping[str, Any], datasets: Sequence[Dataset]) -> dict[str, np.ndarray]:
+    """{sentence: its vector} of all episodes. UserError for one that has several sentences or none: its tokens could
+    not be told apart."""
+    infos = [(dataset, info) for dataset in datasets for info in dataset.infos]
+    for dataset, info in infos:
+        if len(info.language) != 1:
+            raise UserError(
+                f"{dataset.directory}: episode {info.id!r} has {len(info.language)} sentences; features that depend on "
+                "the sentence can be cached for episodes with one only"
+            )
+    return language.embed(text, sorted({info.language[0] for _, info in infos}))
+
+
+def _cache_split(
+    dataset: Dataset,
+    job: Job,
+    made: features.Made,
+    encoder: Encoder,
+    own: Variables,
+    text: Mapping[str, np.ndarray],
+) -> int:
     index, count = job.part
     shards = [k for k in features.pending(dataset, job.name, made) if k % count == index]
     encode = jax.jit(encoder.encode)
@@ -79,8 +101,8 @@ def _cache_split(dataset: Dataset, job: Job, made: features.Made, encoder: Encod
         start = time.monotonic()
         episodes = [number for number, info in enumerate(dataset.infos) if info.shard == shard]
         tokens = (
-            _encoded(encode, own, dataset.frames(episode, view, range(dataset.infos[episode].length)))
-            for episode in episodes
+            _encoded(encode, own, dataset.frames(episode, view, range(info.length)), _vector(text, info.language))
+            for episode, info in ((number, dataset.infos[number]) for number in episodes)
             for view in made.views
         )
         features.write_features(dataset, job.name, shard, made, tokens)
@@ -88,9 +110,14 @@ def _cache_split(dataset: Dataset, job: Job, made: features.Made, encoder: Encod
     return len(shards)
 
 
-def _encoded(encode: Any, own: Variables, frames: np.ndarray) -> np.ndarray:
+def _vector(text: Mapping[str, np.ndarray], sentences: Sequence[str]) -> np.ndarray | None:
+    """[_ROWS, E] of an episode's sentence, None where the encoder takes none."""
+    return np.repeat(np.asarray(text[sentences[0]])[None], _ROWS, axis=0) if text else None
+
+
+def _encoded(encode: Any, own: Variables, frames: np.ndarray, text: np.ndarray | None) -> np.ndarray:
     """[T, H, W, 3] -> [T, P, C] float32, in parts of one shape: a program is compiled once."""
-    return np.concatenate([encode(own, part)[:count] for part, count in _parts(frames)])
+    return np.concatenate([encode(own, part, text)[:count] for part, count in _parts(frames)])
 
 
 def _parts(frames: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -103,7 +130,7 @@ def _encoder(stage: Stage) -> Encoder:
     """The stage's frozen image encoder; UserError where it has none."""
     encoder: Encoder | None = getattr(stage, "encoder", None)
     if encoder is None:
-        raise UserError("data.features is for stages that see pictures through a frozen encoder; this stage has none")
+        raise UserError("data.features is for stages that see pictures through a frozen network; this stage has none")
     if encoder.trained:
         raise UserError(
             "the stage trains its image encoder (model.images.trained is True); only the tokens of a frozen one can be "

@@ -27,6 +27,7 @@ def window_shapes(window: WindowSpec, text_width: int, batch_size: int) -> Batch
     actions = columns.pop("actions", None)
     asked = {
         "images": _images(window, shape),
+        "clean": _images(window, shape) if window.clean else {},
         "features": _features(window, shape),
         "goal": _goal(window, shape),
         "tracks": _tracks(window, shape),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -158,6 +159,21 @@ def test_broken_recordings_are_reported_and_the_rest_goes_on(tmp_path):
     assert importing.import_source(Broken(8), tmp_path, **options) == skipped  # told again, nothing read again
     with pytest.raises(UserError, match="none of the 1 recordings could be read"):
         importing.import_source(Broken(1), tmp_path / "b", settings={})
+
+
+class Deadly(Broken):
+    """Reading takes the process with it."""
+
+    def read(self, key: str):
+        os._exit(9)
+
+
+def test_a_process_that_dies_while_importing_is_told(tmp_path):
+    with pytest.raises(UserError, match="a worker process was killed, or out of memory; the same command goes on"):
+        importing.import_source(Deadly(2), tmp_path, settings={}, workers=1)
+    assert not list(tmp_path.glob("*.episodes.json"))
+    with pytest.raises(UserError, match="workers is -1; expected a number of processes"):
+        importing.import_source(Broken(2), tmp_path, settings={}, workers=-1)
 
 
 def test_held_out_recordings_are_chosen_by_their_names_alone(tmp_path):

@@ -16,6 +16,7 @@ KINDS = {
     "clips": ("t2p.data.sources.clips", "ClipSource"),
     "rlds": ("t2p.data.sources.rlds", "RldsSource"),
     "lerobot": ("t2p.data.sources.lerobot", "LeRobotSource"),
+    "libero": ("t2p.data.sources.libero", "LiberoSource"),
     "atm": ("t2p.data.sources.atm", "AtmSource"),
     "amplify": ("t2p.data.sources.amplify", "AmplifySource"),
     "npz": ("t2p.data.sources.npz", "NpzSource"),
@@ -24,6 +25,9 @@ KINDS = {
     "setpoints": ("t2p.data.sources.setpoints", "SetpointSource"),
     "dataset": ("t2p.data.sources.dataset", "DatasetSource"),
 }
+
+
+_DEMOS = "*_demo.hdf5"  # LIBERO's files; those of ATM and AMPLIFY are called demo_k.hdf5
 
 
 class SourceError(UserError):
@@ -52,9 +56,9 @@ class Source(Protocol):
 def open_source(path: PathLike, kind: str = "auto", **options: Any) -> Source:
     """Opens the recordings at `path`.
 
-    kind: one of KINDS, or "auto": a t2p dataset, a LeRobot or RLDS directory, a clip table (.csv, .jsonl), or
-    video files and folders of frames. Formats of external tracks must be named. options: those of the
-    kind's class; size=(H, W), which resizes the frames, is common to all. Raises UserError.
+    kind: one of KINDS, or "auto": a t2p dataset, a LeRobot or RLDS directory, LIBERO's <task>_demo.hdf5, a clip table
+    (.csv, .jsonl), or video files and folders of frames. Formats of external tracks must be named. options: those
+    of the kind's class; size=(H, W), which resizes the frames, is common to all. Raises UserError.
     """
     kind = detect(path) if kind == "auto" else kind
     if kind not in KINDS:
@@ -111,12 +115,17 @@ def detect(path: PathLike) -> str:
         return "lerobot"
     if (local / "features.json").exists() or any(local.glob("*/features.json")):
         return "rlds"
+    if any(local.glob(_DEMOS)) or any(local.glob(f"*/{_DEMOS}")):
+        return "libero"
     return "video"
 
 
 def _detect_file(path: Path) -> str:
     if path.suffix in (".csv", ".jsonl"):
         return "clips"
+    if path.match(_DEMOS):
+        return "libero"
     if path.suffix in (".npz", ".hdf5", ".h5"):
-        raise UserError(f"{path} may hold tracks of several layouts: name its kind (npz, cotracker, atm or amplify)")
+        kinds = "npz, cotracker, libero, atm or amplify"
+        raise UserError(f"{path} may hold tracks of several layouts: name its kind ({kinds})")
     return "video"

@@ -2,29 +2,28 @@
 
 Tracks: <path>/<task>_demo/demo_k.hdf5 with root/<view>/tracks [T, h, N, 2] and vis [T, h, N]: CoTracker's pixels, the
 grid laid anew at each frame t and followed over h frames (or [1, T, N, 2] and [1, T, N]: one grid followed through).
-Demonstrations: <demos>/<task>_demo.hdf5 with data/demo_k/{actions, obs/{<view>_rgb, joint_states, ...}}; their pictures
-are stored upside down, the tracks were made on upright ones.
+Demonstrations: <demos>/<task>_demo.hdf5 (t2p.data.sources.libero); their pictures are stored upside down, the tracks
+were made on upright ones.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from t2p.data.sources import SourceError
 from t2p.data.sources.decode import Size, resize
-from t2p.data.sources.external import files_below, first_seen, hdf5, libero_sentence, numeric, to_tracks
+from t2p.data.sources.external import files_below, first_seen, hdf5, to_tracks
+from t2p.data.sources.libero import read_demo
 from t2p.geometry.conventions import from_pixel_centers
 from t2p.io import PathLike, UserError
 from t2p.types import Episode, TrackSet
 
-FPS = 20.0  # LIBERO's control rate
 WINDOWS, WHOLE = "cotracker2/amplify", "cotracker3/amplify"  # which tracker the script uses for which layout
 TRACK_LAYOUT = "root/<view>/{tracks [T,h,N,2], vis [T,h,N]}"
-DEMO_LAYOUT = "data/demo_k/{actions, obs/{<view>_rgb [T,H,W,3], <state> [T,d]}}"
 
 
 class AmplifySource:
@@ -45,19 +44,11 @@ class AmplifySource:
         task = file.parent.name
         with hdf5(key, file, TRACK_LAYOUT) as f:
             raw = {view: (group["tracks"][()], group["vis"][()]) for view, group in f["root"].items()}
-        with hdf5(key, self.demos / f"{task}.hdf5", DEMO_LAYOUT) as f:
-            demo = f["data"][file.stem]
-            pictures = {view: demo["obs"][f"{view}_rgb"][()][:, ::-1] for view in raw}
-            columns = {"actions": numeric(demo["actions"][()])} | _proprio(demo["obs"])
-        tracks = {view: _track_set(key, *raw[view], pictures[view]) for view in raw}
+        demo = read_demo(key, self.demos / f"{task}.hdf5", file.stem, views=tuple(raw))
+        tracks = {view: _track_set(key, *raw[view], demo.frames[view]) for view in raw}
         name = WINDOWS if next(iter(tracks.values())).layout == "window" else WHOLE
-        frames = {view: resize(np.ascontiguousarray(video), self.size) for view, video in pictures.items()}
-        sentence = (libero_sentence(task),)
-        return Episode(key, FPS, frames, columns, sentence, tracks={name: tracks}, source="amplify", task=task)
-
-
-def _proprio(obs: Any) -> dict[str, np.ndarray]:
-    return {f"proprio/{name}": numeric(data[()]) for name, data in obs.items() if data.ndim == 2}
+        frames = {view: resize(video, self.size) for view, video in demo.frames.items()}
+        return replace(demo, frames=frames, tracks={name: tracks}, source="amplify", task=task)
 
 
 def _track_set(key: str, raw: np.ndarray, seen: np.ndarray, video: np.ndarray) -> TrackSet:

@@ -106,16 +106,30 @@ def _known(key: str, rate: float | None) -> float:
     return rate
 
 
+def import_h5py() -> Any:
+    """The module h5py; UserError with the command that installs it."""
+    try:
+        import h5py
+    except ModuleNotFoundError as e:
+        raise UserError("HDF5 files need h5py: pip install h5py") from e
+    return h5py
+
+
 @contextlib.contextmanager
 def hdf5(key: str, path: Path, layout: str) -> Iterator[Any]:
-    """An open HDF5 file; a file that is none, or lacks something, is a SourceError that says the layout expected."""
-    import h5py
-
+    """An open HDF5 file; one that is none, is cut off, or lacks something is a SourceError that says so, with the
+    layout expected."""
+    h5py = import_h5py()
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError) as e:
-        raise SourceError(key, f"{path.name} is not as expected ({e.args[-1]}); the layout is {layout}") from e
+    except SourceError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as e:  # whatever h5py makes of it
+        reason = e.args[-1] if e.args else type(e).__name__
+        if "truncated file" in str(e):
+            raise SourceError(key, f"{path.name} is cut off ({reason}); copy or download it again") from e
+        raise SourceError(key, f"{path.name} is not as expected ({reason}); the layout is {layout}") from e
 
 
 def libero_sentence(stem: str) -> str:

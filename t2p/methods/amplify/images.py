@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from t2p.geometry.conventions import Size
 from t2p.io import UserError
 from t2p.methods.base import Variables
+from t2p.methods.weights import digest
 from t2p.models.resnet import VARIANTS, WIDTHS, ResNet, forward_flops, vision_tokens
 from t2p.types import Array, Batch, FieldWindow
 
@@ -71,6 +70,10 @@ class ImageEncoder:
         return NAME
 
     @property
+    def text(self) -> bool:
+        return False
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(P, C)."""
         return self.tokens, self.net.width
@@ -118,7 +121,7 @@ class ImageEncoder:
             return self(own, pictures(batch, views))
         return jnp.stack([jnp.asarray(batch.features[view])[:, -1] for view in views], axis=1).astype(jnp.float32)
 
-    def encode(self, own: Variables, images: Array) -> Array:
+    def encode(self, own: Variables, images: Array, text: Array | None = None) -> Array:
         """uint8 [B, H, W, 3] -> [B, P, C] float32."""
         return self(own, in_unit_range(images)[:, None])[:, 0]
 
@@ -132,7 +135,7 @@ class ImageEncoder:
             "resize": "bilinear, half-pixel centres, no antialiasing",
             "normalise": self.normalise,
             "pooled": self.pooled,
-            "weights": _digest(own),
+            "weights": digest(own),
         }
 
     def exact(self) -> ImageEncoder:
@@ -152,16 +155,6 @@ def pictures(batch: Batch, views: Sequence[str]) -> Array:
 def in_unit_range(images: Array) -> Array:
     """uint8 -> float32 in [0, 1]."""
     return images.astype(jnp.float32) / 255
-
-
-def _digest(own: Variables) -> str:
-    """Of weights and running statistics."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(own)[0]:
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def side_by_side(tokens: Array) -> Array:

@@ -20,8 +20,8 @@ from t2p.methods.amplify.images import ImageEncoder, side_by_side
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, NUMBER, POSITIVE, Bound, check_bounds
+from t2p.methods.columns import Columns
 from t2p.methods.inverse_heads import FLOW, GAUSSIAN, DiffusionActions, FlowActions, GaussianActions, Head
-from t2p.methods.normalise import Limits, empty_statistics
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.inverse_dynamics import PARTS, InverseDynamics, make_inverse_dynamics
 from t2p.models.unet1d import VARIANTS as UNETS
@@ -29,7 +29,6 @@ from t2p.types import Array, Batch, FieldWindow, Observation, Observe, Predictio
 
 STAGE = "amplify.inverse_dynamics"
 CODES = ("predicted", "true")
-SCALES = ("none", "limits")
 SEEN = ("shared", "own")
 DYNAMICS = "forward_dynamics"  # in variables["frozen"]
 BOUNDS = {
@@ -83,12 +82,6 @@ def configure(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def scale_by_limits(config: ml_collections.ConfigDict) -> None:
-    """Actions and state in [-1, 1] by the limits of the training data, which training fills in."""
-    config.model.scale = "limits"
-    config.statistics = empty_statistics("actions", *(f"proprio/{key}" for key in config.window.proprio))
-
-
 def make_head(config: ml_collections.ConfigDict, tokens: dict[str, int], platform: str) -> Head:
     """The action head that config.model.inverse describes. tokens: of each part of the condition."""
     m, width = config.model.inverse, config.model.tokenizer.dim
@@ -124,41 +117,6 @@ def _with_loss(net: InverseDynamics, kind: str, reading: str) -> Head:
     if kind == "flow":
         return FlowActions(net, **FLOW[reading])
     return DiffusionActions(net, Schedule())
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Actions and state as the network has them. widths: numbers of each part of the state; limits: of actions and of
-    each part, or None: raw."""
-
-    proprio: tuple[str, ...]
-    widths: tuple[int, ...]
-    limits: tuple[Limits, ...] | None
-
-    @classmethod
-    def from_config(cls, config: ml_collections.ConfigDict) -> Columns:
-        keys, widths, m = tuple(config.window.proprio), tuple(config.window.proprio_widths), config.model
-        if len(keys) != len(widths):
-            raise UserError(f"window.proprio is {keys} and window.proprio_widths {widths}; expected as many of both")
-        if m.scale not in SCALES:
-            raise UserError(f"model.scale is {m.scale!r}; expected one of {', '.join(SCALES)}")
-        if m.scale == "none":
-            return cls(keys, widths, None)
-        names = ("actions", *(f"proprio/{key}" for key in keys))
-        return cls(keys, widths, tuple(Limits.from_config(config.statistics, name) for name in names))
-
-    def state(self, batch: Batch) -> Array:
-        """[B, 1, d], one token."""
-        parts = [jnp.asarray(batch.proprio[key], jnp.float32)[:, -1:] for key in self.proprio]
-        if self.limits is not None:
-            parts = [limits.normalise(part) for limits, part in zip(self.limits[1:], parts, strict=True)]
-        return jnp.concatenate(parts, axis=-1)
-
-    def encode(self, actions: Array) -> Array:
-        return actions if self.limits is None else self.limits[0].normalise(actions)
-
-    def decode(self, actions: Array) -> Array:
-        return actions if self.limits is None else self.limits[0].undo(actions)
 
 
 @dataclass(frozen=True)
@@ -231,8 +189,7 @@ class InverseDynamicsStage:
             proprio=FieldWindow((0,)),
             proprio_keys=self.columns.proprio,
             text=self.sees_motion or "text" in self.head.net.parts,
-            widths={"actions": self.actions[1]}
-            | {f"proprio/{key}": width for key, width in zip(self.columns.proprio, self.columns.widths)},
+            widths={"actions": self.actions[1], **self.columns.state_widths},
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:

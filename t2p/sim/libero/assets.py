@@ -29,7 +29,7 @@ GET_LIBERO = (
     f"Name its place by {ROOT}: a checkout of github.com/Lifelong-Robot-Learning/LIBERO, the folder of an installed "
     "`libero` or `hf-libero` package, or an archive (.tar.xz) of assets/, bddl_files/ and init_files/ or init_states/"
 )
-_GET_ROBOSUITE = (
+GET_ROBOSUITE = (
     f"Name its place by {ROBOSUITE_ROOT}: robosuite 1.4's folder models/assets, from `pip install --no-deps "
     "robosuite==1.4.1` or github.com/ARISE-Initiative/robosuite at v1.4.1"
 )
@@ -51,7 +51,7 @@ class Assets:
 
     def robot(self, path: str) -> Path:
         """A file of robosuite's models; UserError where it is missing."""
-        return _present(self.robosuite / path, _GET_ROBOSUITE)
+        return _present(self.robosuite / path, GET_ROBOSUITE)
 
     def task_file(self, suite: str, task: str) -> Path:
         """A task's .bddl file; UserError for an unknown suite or task and where it is missing."""
@@ -127,7 +127,7 @@ def find_assets(root: PathLike | None = None, robosuite: PathLike | None = None)
     robots = _first(places, ("", "models/assets", "robosuite/models/assets"), _ROBOT_FILES)
     if robots is None:
         raise UserError(
-            f"robosuite's models ({', '.join(_ROBOT_FILES)}) are not found{_looked(places)}. {_GET_ROBOSUITE}"
+            f"robosuite's models ({', '.join(_ROBOT_FILES)}) are not found{_looked(places)}. {GET_ROBOSUITE}"
         )
     return Assets(libero.resolve(), robots.resolve())
 

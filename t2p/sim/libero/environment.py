@@ -1,5 +1,5 @@
-"""LIBERO's environments for BatchedSim: those of one process take their policy steps together (t2p.sim.libero.stepping),
-on a model without anything that is only looked at; pictures are drawn of another."""
+"""LIBERO's environments for BatchedSim: those of one process take their policy steps together (see stepping.py), on a
+model without anything that is only looked at; pictures are drawn of another."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class LiberoEnvironment(Environment):
         self.data = self.puppet.data
 
     def reset(self, start: Start) -> None:
-        """Starts an episode from a seed (its protocol's initial state, fixtures where a reset with the seed put them) or
-        from a state, and lets the protocol's settling steps pass."""
+        """Starts an episode from a seed (its protocol's initial state, fixtures where a reset with the seed put them)
+        or from a state, and lets the protocol's settling steps pass."""
         began = time.perf_counter()
         state = start if isinstance(start, InitialState) else self.task.start(self.scene, int(start))
         self.seed = 0 if isinstance(start, InitialState) else int(start)
@@ -98,8 +98,12 @@ class LiberoEnvironment(Environment):
         if not acting:
             return
         began = time.perf_counter()
-        watched = [e for e in acting if e.onlooker is not None]
-        told = (lambda: [e.onlooker.substep(e) for e in watched]) if watched else (lambda: None)  # type: ignore
+
+        def told() -> None:
+            for environment in acting:
+                if environment.onlooker is not None:
+                    environment.onlooker.substep(environment)
+
         stepping.step([e.puppet for e in acting], [e.action for e in acting], told)
         for environment in acting:
             environment.clocks[0] += (time.perf_counter() - began) / len(acting)

@@ -18,8 +18,8 @@ STILL = (0.0,) * 7
 @dataclass(frozen=True)
 class Protocol:
     """limit: policy steps of an episode, those of `limits` for the suites there. states: numbers of the published
-    initial states that are used, in turn; none: a reset draws the whole start. rollouts: of each task. settle: so many steps of the action `idle` before the
-    policy acts. source: where it stands."""
+    initial states that are used, in turn; none: a reset draws the whole start. rollouts: of each task, those of `fewer`
+    for the suites there. settle: so many steps of the action `idle` before the policy acts. source: where it stands."""
 
     limit: int
     states: tuple[int, ...]
@@ -28,7 +28,7 @@ class Protocol:
     idle: tuple[float, ...]
     source: str
     limits: Mapping[str, int] = field(default_factory=dict)
-    fewer: Mapping[str, int] = field(default_factory=dict)  # rollouts of each task of these suites
+    fewer: Mapping[str, int] = field(default_factory=dict)
 
     def steps(self, suite: str) -> int:
         """Policy steps of an episode."""

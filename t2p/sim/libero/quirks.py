@@ -27,10 +27,10 @@ class Quirks:
     made, in its nominal pose (robosuite, base_controller); else as it is.
     kept_orientation: where an action does not turn the hand the goal of orientation stays what it was (robosuite, osc);
     else it is the hand's present one.
-    stale_observations: a policy step's state is that of a physics step before its end, its poses and pictures are of one
-    before that (robosuite, observables and MujocoEnv.step); else both are those of the end.
-    language: policies are given the sentence in the task's file name ("file"; LIBERO's benchmark) or the one in the file
-    ("bddl"; LIBERO's environments): 29 of 130 differ.
+    stale_observations: a policy step's state is that of a physics step before its end, its poses and pictures are of
+    one before that (robosuite, observables and MujocoEnv.step); else both are those of the end.
+    language: policies are given the sentence in the task's file name ("file"; LIBERO's benchmark) or the one in the
+    file ("bddl"; LIBERO's environments): 29 of 130 differ.
     """
 
     fixture_poses: Literal["sampled", "centre"] | tuple[tuple[str, Pose], ...] = "sampled"

@@ -18,9 +18,10 @@ import mujoco
 import numpy as np
 
 from t2p.io import UserError
-from t2p.sim.libero.assets import GET_LIBERO, Assets
+from t2p.sim.libero.assets import GET_LIBERO, GET_ROBOSUITE, Assets
 from t2p.sim.libero.bddl import Named, Problem
 from t2p.sim.libero.catalog import ARENAS, CATEGORIES, Arena, Table
+from t2p.sim.render.common import DRAWN
 from t2p.sim.robots.base import set_damping
 from t2p.sim.world import Rgba
 
@@ -43,7 +44,10 @@ DRAWINGS = {"faithful": Drawing(4096, 4, True), "fast": Drawing(1024, 0, False)}
 
 ROBOT, GRIPPER, MOUNT = "robot0_", "gripper0_", "mount0_"
 
+# Cameras of the observations by the names that demonstrations have for them.
+VIEWS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 _GROUP_COLLISION, _GROUP_VISUAL = 0, 1
+_SHOWN_GROUPS = (0, 1, 1, 0, 0, 0)  # robosuite's pictures leave out what collides
 # robosuite colours what collides, which is not drawn, by whose it is.
 _ARENA_COLOUR, _ROBOT_COLOUR, _GRIPPER_COLOUR = (0.5, 0.5, 0.0, 1.0), (0.0, 0.5, 0.0, 1.0), (0.0, 0.0, 0.5, 1.0)
 _MOUNT_HEIGHT = 0.01  # of the mount's frame over the robot's
@@ -62,13 +66,14 @@ def build(problem: Problem, assets: Assets, profile: Profile = "faithful") -> mu
     for name, category in things(problem):
         _add_thing(spec, name, category, assets)
     _set_options(spec)
+    spec.add_numeric(name=DRAWN, data=_SHOWN_GROUPS, size=len(_SHOWN_GROUPS))
     for site in spec.sites:  # a negative alpha hides, as in robosuite, and 1 - alpha shows again
         site.rgba[3] *= -1
     if profile == "physics":
         _strip(spec)
     else:
         _set_drawing(spec, DRAWINGS[profile])
-    _check_files(spec)
+    _check_files(spec, assets)
     return spec
 
 
@@ -142,11 +147,13 @@ def _tidy(root: ElementTree.Element) -> None:
         root.remove(size)
 
 
-def _check_files(spec: mujoco.MjSpec) -> None:
+def _check_files(spec: mujoco.MjSpec, assets: Assets) -> None:
     files = dict.fromkeys(element.file for element in (*spec.meshes, *spec.textures) if element.file)
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
-        raise UserError(f"{len(missing)} files of the scene are missing: {', '.join(missing)}. {GET_LIBERO}")
+        robots = all(Path(file).is_relative_to(assets.robosuite) for file in missing)
+        get = GET_ROBOSUITE if robots else GET_LIBERO
+        raise UserError(f"{len(missing)} files of the scene are missing: {', '.join(missing)}. {get}")
 
 
 def _absolute(folder: Path, file: str) -> str:

@@ -24,20 +24,18 @@ from t2p.sim.libero.catalog import ARENAS, CATEGORIES
 from t2p.sim.libero.environment import LiberoEnvironment, LiberoScene
 from t2p.sim.libero.protocols import Protocol, find_protocol
 from t2p.sim.libero.quirks import Quirks
-from t2p.sim.libero.scene import Profile, build, things
+from t2p.sim.libero.scene import VIEWS, Profile, build, things
 from t2p.sim.libero.suites import find_task
-from t2p.sim.render.common import DRAWN
 from t2p.sim.task import Judge, Waypoint
 from t2p.types import ActionSpec, InitialState
-
-VIEWS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 
 
 @dataclass(frozen=True)
 class LiberoTask:
-    """name: suite/task, or suite/index. control: "osc_delta", LIBERO's only one. protocol: of evaluation (protocols.py).
-    libero_root: where LIBERO's files are, None: see assets.find_assets. profile: how it is drawn, "faithful" or "fast"
-    (a smaller shadow map). settled: whether the protocol's settling steps pass within a reset. quirks: the original's."""
+    """name: suite/task, or suite/index. control: "osc_delta", LIBERO's only one. protocol: of evaluation (see
+    protocols.py). libero_root: where LIBERO's files are, None: see assets.find_assets. profile: how it is drawn,
+    "faithful" or "fast" (a smaller shadow map). settled: whether the protocol's settling steps pass within a reset.
+    quirks: the original's."""
 
     name: str
     control: str = "osc_delta"
@@ -115,10 +113,7 @@ class LiberoTask:
         return CATEGORIES["flat_stove"].articulation["turnon"][0]
 
     def build(self, profile: Profile | None = None) -> mujoco.MjSpec:
-        """What only collides is of group 0, which the original does not draw."""
-        spec = build(self.problem, self.assets, profile or self.profile)
-        spec.add_numeric(name=DRAWN, data=[0, 1, 1, 0, 0, 0], size=6)
-        return spec
+        return build(self.problem, self.assets, profile or self.profile)
 
     def start(self, scene: LiberoScene, seed: int) -> InitialState:
         """Where the episode of a seed starts."""

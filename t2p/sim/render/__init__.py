@@ -14,12 +14,12 @@ import logging
 import mujoco
 
 from t2p.io import UserError
-from t2p.sim.render.common import Frame, Renderer, Size, camera_of
+from t2p.sim.render.common import Frame, Renderer, Size, Surfaces, camera_of
 from t2p.sim.render.contexts import ContextError
 from t2p.sim.render.gl import GLRenderer
 from t2p.sim.render.rays import RayRenderer
 
-__all__ = ["NAMES", "Frame", "Renderer", "Size", "camera_of", "choose_renderer", "make_renderer"]
+__all__ = ["NAMES", "Frame", "Renderer", "Size", "Surfaces", "camera_of", "choose_renderer", "make_renderer"]
 
 NAMES = ("egl", "osmesa", "rays")  # in the order in which they are tried
 _BALL = """<mujoco><worldbody><camera name="eye" pos="0 0 2"/>

@@ -1,15 +1,15 @@
 """What all renderers share: the pictures, the cameras, and what is drawn.
 
-Drawn are geoms of groups 0 to 2 (or as the model's custom numeric "drawn_groups" [6] of 0 and 1 has it) whose colour is not wholly transparent; groups from 3 on are for collision only, by
-MuJoCo's convention. Sites of groups 0 to 2 are drawn by OpenGL alone. Cameras, frames, tendons, contacts and other
-decorations are not drawn. A plane ends at its
+Drawn are geoms of groups 0 to 2, or as a model's custom numeric "drawn_groups" [6] of 0 and 1 says, whose colour is not
+wholly transparent; groups from 3 on are for collision only, by MuJoCo's convention. Sites of groups 0 to 2 are drawn by
+OpenGL alone. Cameras, frames, tendons, contacts and other decorations are not drawn. A plane ends at its
 half-sizes (0: endless), although physics goes on. Nothing is seen beyond the far clipping plane.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import mujoco
 import numpy as np
@@ -36,6 +36,13 @@ class Frame:
     bodies: np.ndarray
 
 
+class Surfaces(NamedTuple):
+    """A Frame without colours, which cost most of it. depth: [H, W]; bodies: [H, W]."""
+
+    depth: np.ndarray
+    bodies: np.ndarray
+
+
 def geom_groups(model: mujoco.MjModel) -> np.ndarray:
     """[6] uint8: the groups of geoms that are drawn."""
     number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_NUMERIC, DRAWN)
@@ -48,11 +55,14 @@ def geom_groups(model: mujoco.MjModel) -> np.ndarray:
 class Renderer(Protocol):
     """Draws one model as it stands in `data` (after mj_forward or a step). Must be used by the thread that made it.
 
-    `render` costs less than its three parts. size: (H, W), any, and free to change from call to call."""
+    `render` costs less than its three parts, `surfaces` less than its two. size: (H, W), any, and free to change from
+    call to call."""
 
     name: str  # "egl", "osmesa" or "rays"
 
     def render(self, data: mujoco.MjData, camera: str, size: Size) -> Frame: ...
+
+    def surfaces(self, data: mujoco.MjData, camera: str, size: Size) -> Surfaces: ...
 
     def rgb(self, data: mujoco.MjData, camera: str, size: Size) -> np.ndarray: ...
 

@@ -7,7 +7,17 @@ import weakref
 import mujoco
 import numpy as np
 
-from t2p.sim.render.common import GROUPS, NOTHING, Frame, Size, camera_number, check_size, far_plane, geom_groups
+from t2p.sim.render.common import (
+    GROUPS,
+    NOTHING,
+    Frame,
+    Size,
+    Surfaces,
+    camera_number,
+    check_size,
+    far_plane,
+    geom_groups,
+)
 from t2p.sim.render.contexts import Context, make_context
 
 _DRAWN = mujoco.mjtCatBit.mjCAT_STATIC | mujoco.mjtCatBit.mjCAT_DYNAMIC
@@ -36,14 +46,17 @@ class GLRenderer:
         size = self._look(data, camera, size)
         return Frame(self._draw_colors(size), *self._draw_ids(size))
 
+    def surfaces(self, data: mujoco.MjData, camera: str, size: Size) -> Surfaces:
+        return self._draw_ids(self._look(data, camera, size))
+
     def rgb(self, data: mujoco.MjData, camera: str, size: Size) -> np.ndarray:
         return self._draw_colors(self._look(data, camera, size))
 
     def depth(self, data: mujoco.MjData, camera: str, size: Size) -> np.ndarray:
-        return self._draw_ids(self._look(data, camera, size))[0]
+        return self.surfaces(data, camera, size).depth
 
     def bodies(self, data: mujoco.MjData, camera: str, size: Size) -> np.ndarray:
-        return self._draw_ids(self._look(data, camera, size))[1]
+        return self.surfaces(data, camera, size).bodies
 
     def close(self) -> None:
         self._release()
@@ -73,8 +86,8 @@ class GLRenderer:
         self._draw(size, pixels, None)
         return np.ascontiguousarray(pixels[::-1])  # OpenGL's row 0 is at the bottom
 
-    def _draw_ids(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
-        """(depth, bodies): one drawing without light or shadow in which every geom's colour is its number."""
+    def _draw_ids(self, size: Size) -> Surfaces:
+        """One drawing without light or shadow in which every geom's colour is its number."""
         pixels, buffer = np.empty((*size, 3), dtype=np.uint8), np.empty(size, dtype=np.float32)
         for flag in _IDS:
             self._scene.flags[flag] = 1
@@ -84,7 +97,7 @@ class GLRenderer:
         numbers = pixels[::-1].astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.int32)
         bodies = self._bodies_of_numbers()[numbers]
         depth = _metric(self._model, buffer[::-1])
-        return np.where(bodies == NOTHING, np.float32(np.inf), depth), bodies
+        return Surfaces(np.where(bodies == NOTHING, np.float32(np.inf), depth), bodies)
 
     def _bodies_of_numbers(self) -> np.ndarray:
         """Number in the picture (0: background) -> body."""

@@ -14,7 +14,17 @@ import mujoco
 import numpy as np
 
 from t2p.geometry.cameras import unproject
-from t2p.sim.render.common import NOTHING, Frame, Size, camera_number, check_size, far_plane, geom_groups, intrinsics
+from t2p.sim.render.common import (
+    NOTHING,
+    Frame,
+    Size,
+    Surfaces,
+    camera_number,
+    check_size,
+    far_plane,
+    geom_groups,
+    intrinsics,
+)
 from t2p.sim.render.shading import shade, sky_color
 
 
@@ -41,14 +51,18 @@ class RayRenderer:
         hits = self._cast(data, camera, size)
         return Frame(self._colors(data, hits, size), _depth(hits, size), self._numbers(hits, size))
 
+    def surfaces(self, data: mujoco.MjData, camera: str, size: Size) -> Surfaces:
+        hits = self._cast(data, camera, size)
+        return Surfaces(_depth(hits, size), self._numbers(hits, size))
+
     def rgb(self, data: mujoco.MjData, camera: str, size: Size) -> np.ndarray:
         return self._colors(data, self._cast(data, camera, size), size)
 
     def depth(self, data: mujoco.MjData, camera: str, size: Size) -> np.ndarray:
-        return _depth(self._cast(data, camera, size), size)
+        return self.surfaces(data, camera, size).depth
 
     def bodies(self, data: mujoco.MjData, camera: str, size: Size) -> np.ndarray:
-        return self._numbers(self._cast(data, camera, size), size)
+        return self.surfaces(data, camera, size).bodies
 
     def close(self) -> None:
         self._directions.clear()

@@ -124,7 +124,7 @@ def test_files_that_hold_no_plain_arrays(tmp_path):
     for key in ("a", "b"):
         with pytest.raises(SourceError, match=r"not a whole \.npz of plain arrays"):
             open_source(tmp_path, "npz").read(key)
-    with pytest.raises(UserError, match=r"name its kind \(npz, cotracker, atm or amplify\)"):
+    with pytest.raises(UserError, match=r"name its kind \(npz, cotracker, libero, atm or amplify\)"):
         open_source(tmp_path / "a.npz")
 
 
