@@ -20,6 +20,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 
 import mujoco
 import numpy as np
@@ -111,13 +112,9 @@ def pictures(task: LiberoTask, count: int) -> tuple[dict[str, float], dict[str, 
     return times, {view: float(np.abs(difference).mean()) for view, difference in far.items()}
 
 
-def resets(task: LiberoTask, count: int) -> tuple[float, float]:
-    """-> seconds of a reset without and with settling."""
-    bare, settled = LiberoEnvironment(LiberoTask(task.name, settled=False)), LiberoEnvironment(task)
-    return tuple(  # type: ignore[return-value]
-        float(np.median([seconds(lambda: environment.reset(seed)) for seed in range(count)]))
-        for environment in (bare, settled)
-    )
+def resets(task: LiberoTask, settled: bool, count: int) -> float:
+    environment = LiberoEnvironment(LiberoTask(task.name, protocol=task.protocol, settled=settled))
+    return float(np.median([seconds(partial(environment.reset, seed)) for seed in range(count)]))
 
 
 def original(python: str, task: LiberoTask, steps: int) -> dict[str, float]:
@@ -137,17 +134,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=20)
     parser.add_argument("--official", metavar="PYTHON")
     args = parser.parse_args()
-    print(f"MuJoCo {mujoco.__version__}, {args.envs} environments; ms of processor time")
-    print(
-        "| task | policy step | bare physics | ratio | pictures, faithful | fast | apart (grey levels) | reset | settled |"
-    )
+    print(f"MuJoCo {mujoco.__version__}, {args.envs} environments; ms of processor time; apart: grey levels")
+    print("| task | policy step | bare physics | ratio | pictures: faithful | fast | apart | reset | settled |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in args.tasks:
         task = make_task(name)
         ours, bare = physics(task, args.envs, args.rounds)
         drawn, far = pictures(task, args.pictures)
         apart = ", ".join(f"{view} {value:.2f}" for view, value in far.items())
-        numbers = (ours, bare, drawn["faithful"], drawn["fast"], *resets(task, 5))
+        numbers = (ours, bare, drawn["faithful"], drawn["fast"], resets(task, False, 5), resets(task, True, 5))
         a, b, c, d, e, f = (f"{1000 * value:.1f}" for value in numbers)
         print(f"| {name} | {a} | {b} | {ours / bare:.2f} | {c} | {d} | {apart} | {e} | {f} |", flush=True)
         if args.official:

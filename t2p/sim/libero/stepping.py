@@ -47,6 +47,7 @@ class Puppet:
 
     def __init__(self, rig: Rig):
         self.rig, self.data = rig, mujoco.MjData(rig.model)
+        mujoco.mj_forward(rig.model, self.data)
         self.reader = Reader(rig.model, self.data, rig.arm)
         self._ctrl, self._places = self.data.ctrl, (rig.model.body_pos, rig.model.body_quat)
         self.frames = rig.model.body_pos.copy(), rig.model.body_quat.copy()
