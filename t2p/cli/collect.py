@@ -11,7 +11,11 @@ from t2p.io import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from t2p.collect import SETS
 
-    parser.add_argument("task", metavar="TASK", help="such as tabletop/block_stack; a wrong name lists them all")
+    parser.add_argument(
+        "task",
+        metavar="TASK",
+        help="such as tabletop/block_stack (a wrong name lists them all), libero_object/0, or libero_object: all tasks",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the dataset to write, or to go on with")
     parser.add_argument("--episodes", type=int, required=True, metavar="N")
     parser.add_argument("--split", default="train", help="(default: train)")
@@ -29,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", type=int, default=8192, help="in each set at most (default: 8192)")
     parser.add_argument("--depth", action="store_true", help="write depth to DIR/depth too")
     parser.add_argument("--renderer", default="auto", help="auto (default), egl, osmesa or rays")
+    parser.add_argument("--profile", default="faithful", help="LIBERO's tasks: faithful (default) or fast pictures")
+    parser.add_argument("--libero_root", metavar="DIR", help="LIBERO's own files (default: T2P_LIBERO_ROOT, ...)")
     parser.add_argument("--workers", type=int, default=-1, metavar="N", help="processes (default: one a core)")
     parser.add_argument("--episodes_per_shard", type=int, default=10, metavar="N", help="(default: 10)")
 
@@ -37,9 +43,12 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     from tqdm import tqdm
 
     from t2p.collect import Collection, collect
+    from t2p.sim.libero.suites import SUITES
 
     if rest:
         raise UserError(f"unknown arguments {rest}; t2p collect --help lists what there is")
+    if args.task.partition("/")[0] in SUITES:
+        return _libero(args)
     what = Collection(
         task=args.task,
         episodes=args.episodes,
@@ -66,4 +75,35 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
             progress=bar.update,
         )
     print(f"wrote {args.out} ({args.episodes} episodes; {failures} starts replaced because the script failed on them)")
+    return 0
+
+
+def _libero(args: argparse.Namespace) -> int:
+    """LIBERO's tasks: 20 frames a second, both cameras, relative control, as LIBERO's own demonstrations."""
+    from tqdm import tqdm
+
+    from t2p.collect_libero import LiberoCollection, collect_libero
+
+    what = LiberoCollection(
+        args.task,
+        args.episodes,
+        args.seed,
+        tuple(args.size),
+        args.profile,
+        args.renderer,
+        (("libero_root", args.libero_root),),
+    )
+    workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
+    with tqdm(total=args.episodes * len(what.names()), unit="episode") as bar:
+        failures = collect_libero(
+            what,
+            args.out,
+            split=args.split,
+            workers=workers,
+            episodes_per_shard=args.episodes_per_shard,
+            progress=bar.update,
+        )
+    for name, count in failures.items():
+        print(f"{name}: {args.episodes} demonstrations; {count} starts replaced because the script failed on them")
+    print(f"wrote {args.out} and, in LIBERO's layout, {args.out}/hdf5")
     return 0

@@ -13,7 +13,7 @@ from t2p.eval import plots3d, report
 from t2p.eval.films import FPS, Film, Recorder, film
 from t2p.eval.overlay import draw_tracks, encode_image, encode_video
 from t2p.eval.rollout import Record, Rollouts
-from t2p.eval.success import Entry
+from t2p.eval.success import Entry, task_note
 from t2p.io import PathLike
 from t2p.sim.points import to_image
 from t2p.types import Camera
@@ -96,7 +96,7 @@ def _success(entries: Sequence[Entry], runs: Sequence[Rollouts], summary: Mappin
     label = "success, with 95 % interval" + ("; dots: single training seeds" if dots else "")
     return report.section(
         "Success",
-        report.paragraph(f"{about}{summary['mujoco']}. {_INTERVALS}"),
+        report.paragraph(f"{about}{summary['mujoco']}. {task_note(task)} {_INTERVALS}"),
         report.table(head, rows),
         report.bars(rates, label, dots),
     )

@@ -192,7 +192,13 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
         {"first": names[0], "second": name, **_difference(found, runs, names[0], name)} for name in names[1:]
     ]
     about = {"task": found[0].task.name, "mujoco": mujoco.__version__, "policies": policies, "differences": differences}
-    return {**about, "lines": [*map(_line, policies.items()), *map(_difference_line, differences)]}
+    notes = [note] if (note := task_note(found[0].task)) else []
+    return {**about, "lines": [*map(_line, policies.items()), *map(_difference_line, differences), *notes]}
+
+
+def task_note(task: Task) -> str:
+    """What a task says beside every result (LIBERO's: that another MuJoCo drifts), or ""."""
+    return getattr(task, "note", "")
 
 
 def sums(times: Sequence[Mapping[str, float]]) -> dict[str, float]:

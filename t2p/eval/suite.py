@@ -58,16 +58,17 @@ def run(
         raise UserError(f"there is no suite {settings.suite!r}")
     summaries: dict[str, dict[str, Any]] = {}
     result: dict[str, Any] = {}
+    note = ""
     for task in tasks:
         found = success.on_task(loaded, task, settings.options, settings.any_task)
         folder = out / task.partition("/")[2]
         runs = success.run_all(
             found, settings.seeds, folder, settings.num_envs, settings.workers, settings.renderer, watch
         )
-        summaries[task] = _of_task(found, runs, folder, settings)
+        summaries[task], note = _of_task(found, runs, folder, settings), success.task_note(found[0].task)
         for line in summaries[task]["lines"]:
             told(f"{task}: {line}")
-        result = summarise(summaries, settings)
+        result = summarise(summaries, settings, note)
         write_json(out / "success.json", result)
         write(out / "report.html", result, summaries, len(tasks))
     return result
@@ -82,12 +83,13 @@ def _of_task(found: Sequence[Entry], runs: Sequence[Rollouts], folder: Path, set
     return summary
 
 
-def summarise(summaries: Mapping[str, Mapping[str, Any]], settings: Settings) -> dict[str, Any]:
-    """{"policies": {name: rate over the suite, interval, by task, over training seeds}, "lines": what to print}."""
+def summarise(summaries: Mapping[str, Mapping[str, Any]], settings: Settings, note: str = "") -> dict[str, Any]:
+    """{"policies": {name: rate over the suite, interval, by task, over training seeds}, "lines": what to print}. note:
+    what the tasks say beside every result."""
     names = list(next(iter(summaries.values()))["policies"])
     policies = {name: _over_tasks({task: s["policies"][name] for task, s in summaries.items()}) for name in names}
-    about = {"suite": settings.suite, "about": settings.about, "mujoco": mujoco.__version__}
-    lines = [ledger_line(settings, name, p) for name, p in policies.items()]
+    about = {"suite": settings.suite, "about": settings.about, "mujoco": mujoco.__version__, "note": note}
+    lines = [ledger_line(settings, name, p) for name, p in policies.items()] + ([note] if note else [])
     return {**about, "tasks": list(summaries), "policies": policies, "lines": lines}
 
 
@@ -127,9 +129,8 @@ def write(path: Path, result: Mapping[str, Any], summaries: Mapping[str, Mapping
     missing = wanted - len(summaries)
     so_far = f" {missing} of {wanted} tasks are still to come." if missing else ""
     head = f"Rates are means over {len(summaries)} tasks; intervals (95 %) are Wilson's over all episodes.{so_far}"
-    about = report.paragraph(
-        " ".join(part for part in (result["about"], head, f"MuJoCo {mujoco.__version__}.") if part)
-    )
+    parts = (result["about"], head, f"MuJoCo {mujoco.__version__}.", result["note"])
+    about = report.paragraph(" ".join(part for part in parts if part))
     overall = report.section("Success", about, report.bars(rates, "success, mean over tasks", dots), _spread(policies))
     sections = [overall, _by_task(result), _times(policies), _pages(summaries)]
     sections.append(report.section("For a table of results", report.bullets(result["lines"])))

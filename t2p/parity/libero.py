@@ -21,7 +21,7 @@ from t2p.sim.libero import placement, stepping
 from t2p.sim.libero.environment import LiberoEnvironment
 from t2p.sim.libero.predicates import Goal, compile_goal
 from t2p.sim.libero.scene import VIEWS, build, things
-from t2p.sim.libero.task import LiberoTask
+from t2p.sim.libero.task import SAME_PHYSICS, LiberoTask
 from t2p.sim.world import write_state
 from t2p.types import InitialState, Observe
 
@@ -32,7 +32,6 @@ SUBSTEPS, EXACT_STEPS = stepping.SUBSTEPS, 10  # of an environment step; so many
 FIRST_SUBSTEPS = 15 * SUBSTEPS  # whose states are recorded
 RESTING = 1e-6  # change of a coordinate in an environment step (m, or of a quaternion)
 TOUCH = 1e-3  # m
-SAME_PHYSICS = ("2.3.7", "3.3.2")
 # What the recordings' own tolerances leave out.
 COMPARE = {"reset_samples": {"atol": 1e-9}, "model": {"atol": 1e-6}}
 NAMES = ("body", "joint", "actuator", "site", "geom", "camera", "sensor")

@@ -31,6 +31,7 @@ from t2p.sim.task import Judge, Waypoint
 from t2p.types import ActionSpec, InitialState
 
 SEEDS = 2**32  # so many the legacy random stream has
+SAME_PHYSICS = ("2.3.7", "3.3.2")  # versions of MuJoCo under which recorded states come out alike
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,15 @@ class LiberoTask:
     def kept(self) -> tuple[str, ...]:
         """All bodies of things."""
         return ("world", *(f"{name}_main" for name, _ in things(self.problem)))
+
+    @property
+    def note(self) -> str:
+        """What stands beside every result; "" where nothing need."""
+        if mujoco.__version__ in SAME_PHYSICS:
+            return ""
+        return (
+            f"MuJoCo {mujoco.__version__} drifts from LIBERO's published physics, which {SAME_PHYSICS[-1]} reproduces."
+        )
 
     @property
     def limit(self) -> int:

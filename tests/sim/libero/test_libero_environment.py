@@ -229,7 +229,7 @@ def test_bad_input_is_refused(assets: Assets, environment: LiberoEnvironment) ->
     with pytest.raises(UserError, match="has to be reset before"):
         LiberoEnvironment(libero, scene=environment.scene).step(np.zeros(7))
     state = libero.start(environment.scene.placement, 0)
-    with pytest.raises(UserError, match="qvel has shape .* this model needs"):
+    with pytest.raises(UserError, match=r"qvel has shape .* this model needs"):
         environment.reset(replace(state, qvel=state.qvel[:-2]))
     with pytest.raises(UserError, match="from 0 to 4294967295, got 4294967296"):
         environment.reset(2**32)

@@ -1,0 +1,211 @@
+"""Scripted demonstrations of LIBERO's tasks: files in LIBERO's own layout, and the dataset that is read from them.
+
+    collect_libero(LiberoCollection("libero_object/0", episodes=10), "OUT")
+
+OUT/hdf5/<suite>/<task>_demo.hdf5 are what LIBERO's own demonstrations are, for programs that read those; OUT itself is
+a dataset of ours with frame, state and action of one moment in a row (source `libero`, align "causal").
+
+A demonstration starts where the rollout of its seed starts, and counts if the goal holds when the script has ended;
+other seeds take the places of those that fail. A file that is there is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from t2p import __version__
+from t2p.data.importing import import_source
+from t2p.data.libero_file import LiberoDemo, write_libero_hdf5
+from t2p.data.processes import die_with_parent
+from t2p.data.sources.libero import LiberoSource
+from t2p.geometry.rotations import quaternion_to_axis_angle
+from t2p.io import PathLike, UserError
+from t2p.sim import registry
+from t2p.sim.libero.environment import LiberoEnvironment
+from t2p.sim.libero.experts import demonstration
+from t2p.sim.libero.scene import VIEWS, Profile
+from t2p.sim.libero.suites import SUITES
+from t2p.sim.libero.task import LiberoTask
+from t2p.types import Observe
+
+FAILURES = 5  # so many times as many seeds are tried as demonstrations are wanted
+
+
+@dataclass(frozen=True)
+class LiberoCollection:
+    """What is collected. tasks: suite/task, suite/index, or a whole suite. episodes: of each task; seed: the first
+    rollout's number. size: (H, W) of the pictures; profile: how they are drawn. options: of the tasks (protocol,
+    libero_root)."""
+
+    tasks: str
+    episodes: int
+    seed: int = 0
+    size: tuple[int, int] = (128, 128)
+    profile: Profile = "faithful"
+    renderer: str = "auto"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """The tasks; UserError for what cannot be collected."""
+        if self.episodes < 1 or self.seed < 0:
+            raise UserError(f"episodes {self.episodes}, seed {self.seed}: expected at least 1 and 0")
+        if self.tasks in SUITES:
+            return registry.suite(self.tasks)
+        return (registry.make_task(self.tasks).name,)
+
+    def task(self, name: str) -> LiberoTask:
+        return LiberoTask(name, profile=self.profile, **dict(self.options))
+
+
+def collect_libero(
+    what: LiberoCollection,
+    out: PathLike,
+    *,
+    split: str = "train",
+    workers: int = 0,
+    episodes_per_shard: int = 10,
+    progress: Callable[[int], None] = lambda episodes: None,
+) -> dict[str, int]:
+    """Writes OUT. workers: processes that act (0: this one). -> {task: seeds that failed and were replaced}, of tasks
+    whose file was not there. UserError where a task's script fails too often."""
+    failures: dict[str, int] = {}
+    for name in what.names():
+        suite, task = name.split("/", 1)
+        path = Path(out) / "hdf5" / suite / f"{task}_demo.hdf5"
+        if path.exists():
+            progress(what.episodes)
+            continue
+        failures[name] = 0
+        demos = _wanted(what, name, workers, failures, progress)
+        write_libero_hdf5(path, demos, _attributes(what.task(name)))
+    source = LiberoSource(str(Path(out) / "hdf5"), align="causal")
+    settings = {**asdict(what), "mujoco": mujoco.__version__, "t2p": __version__}
+    skipped = import_source(
+        source,
+        out,
+        settings=settings,
+        split=split,
+        episodes_per_shard=episodes_per_shard,
+        name=f"{what.tasks} (scripted)",
+        licence="Apache-2.0",
+    )
+    if skipped:
+        raise UserError(f"{len(skipped)} demonstrations could not be read; the first: {skipped[0].reason}")
+    return failures
+
+
+def _wanted(
+    what: LiberoCollection, name: str, workers: int, failures: dict[str, int], progress: Callable[[int], None]
+) -> Iterator[LiberoDemo]:
+    """The first successes by seed, as many as are wanted; processes work a little ahead."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_parent) if workers else None
+    seeds, waiting, left = count(what.seed), deque[Callable[[], LiberoDemo | None]](), what.episodes
+    try:
+        while left:
+            while len(waiting) < min(workers + 1, left):
+                act = functools.partial(_act, what, name, next(seeds))
+                waiting.append(pool.submit(act).result if pool else act)
+            demo = waiting.popleft()()
+            if demo is not None:
+                left -= 1
+                yield demo
+                progress(1)
+                continue
+            failures[name] += 1
+            if failures[name] >= FAILURES * what.episodes:
+                raise UserError(f"{name}: the script failed in {failures[name]} of the starts that were tried")
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Actor:
+    """Acts a task's script in one environment, which is made once."""
+
+    def __init__(self, what: LiberoCollection, name: str):
+        task = what.task(name)
+        self.environment = LiberoEnvironment(task, Observe(tuple(VIEWS), size=what.size), what.renderer)
+        self.spec = task.build("faithful")
+
+    def act(self, seed: int) -> LiberoDemo | None:
+        """The demonstration of a seed, or None if the goal does not hold at its end."""
+        env = self.environment
+        env.reset(seed)
+        start = self._state()
+        actions: list[np.ndarray] = []
+        states: list[np.ndarray] = []
+        seen: list[dict[str, np.ndarray]] = []
+        for action in demonstration(env.model, env.data, env.scene.problem):
+            if env.failure is not None or len(actions) == env.task.limit:
+                break
+            actions.append(action)
+            states.append(self._state())
+            env.step(action)
+            seen.append({**env.original(), **{key[-1]: array for key, array in env.observe().items()}})
+        if not env.success or env.failure is not None:
+            return None
+        rows = {name: np.stack([one[name] for one in seen]) for name in seen[0]}
+        position, quaternion, fingers = (rows[f"robot0_{k}"] for k in ("eef_pos", "eef_quat", "gripper_qpos"))
+        return LiberoDemo(
+            actions=np.stack(actions),
+            states=np.stack(states),
+            frames={view: rows[view] for view in VIEWS},
+            observed={
+                "joint_states": rows["robot0_joint_pos"],
+                "gripper_states": fingers,
+                "ee_pos": position,
+                "ee_ori": quaternion_to_axis_angle(np.roll(quaternion, 1, axis=-1)),
+            },
+            robot_states=np.concatenate([fingers, position, quaternion], axis=-1),
+            model_file=self._model_file(),
+            init_state=start,
+        )
+
+    def _state(self) -> np.ndarray:
+        data = self.environment.data
+        return np.concatenate([[data.time], data.qpos, data.qvel])
+
+    def _model_file(self) -> str:
+        """The scene as MJCF, with the fixtures where they stand in this episode."""
+        model, (positions, quaternions) = self.environment.model, self.environment.puppet.frames
+        for instance in self.environment.scene.handles.instances.values():
+            if not len(instance.free):
+                placed = self.spec.body(model.body(instance.body).name)
+                placed.pos, placed.quat = positions[instance.body], quaternions[instance.body]
+        self.spec.compile()
+        return self.spec.to_xml()
+
+
+def _attributes(task: LiberoTask) -> dict[str, Any]:
+    """What LIBERO's files say of their task."""
+    suite, name = task.name.split("/", 1)
+    problem = task.problem
+    file = task.assets.task_file(suite, name)
+    return {
+        "env_name": problem.kind.title(),
+        "problem_info": {"problem_name": problem.kind, "language_instruction": problem.language},
+        "env_args": {"type": 1, "env_name": problem.kind, "env_kwargs": {"robots": ["Panda"], "control_freq": 20}},
+        "bddl_file_name": f"{suite}/{name}.bddl",
+        "bddl_file_content": file.read_text(),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _actor(what: LiberoCollection, name: str) -> Actor:
+    """Made once in each process for all seeds of a task."""
+    return Actor(what, name)
+
+
+def _act(what: LiberoCollection, name: str, seed: int) -> LiberoDemo | None:
+    return _actor(what, name).act(seed)
