@@ -57,16 +57,18 @@ class Reader:
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, arm: Arm):
         # The arm's seven joints are a chain of hinges: contiguous, each the child of the one before.
         first, place = int(arm.dofs[0]), int(arm.qpos[0])
-        self.arm, self.nv, self.joints, self.block = arm, model.nv, slice(first, first + 7), inertia_block(model, arm)
-        row, length = int(model.dof_Madr[first]), self.block.max() + 1
+        self.arm, self.nv, joints = arm, model.nv, slice(first, first + 7)
+        self.joints, block = joints, inertia_block(model, arm)
+        inertia, row, end = data.qM if hasattr(data, "qM") else data.M, int(block.min()), int(block.max()) + 1
+        self.block = block - row
         self.differentiate = partial(mujoco.mj_jacSite, model, data)
         self.views = (
             data.site_xpos[arm.site],
             data.site_xmat[arm.site].reshape(3, 3),
-            data.qM[row : row + length],
+            inertia[row:end],
             data.qpos[place : place + 7],
-            data.qvel[self.joints],
-            data.qfrc_bias[self.joints],
+            data.qvel[joints],
+            data.qfrc_bias[joints],
         )
 
 
@@ -99,12 +101,13 @@ class Senses:
 
 
 def inertia_block(model: mujoco.MjModel, arm: Arm) -> np.ndarray:
-    """[7, 7] where in the sparse inertia (MjData.qM), from the first joint's on, the arm's block stands: a row holds a
-    joint and its ancestors, the nearest first."""
+    """[7, 7] where in the sparse inertia the arm's block stands: a row holds a joint and its ancestors, the nearest
+    first (MjData.qM), or the farthest first (MjData.M of newer MuJoCo)."""
     high = np.maximum(np.arange(7)[:, None], np.arange(7))
     low = np.minimum(np.arange(7)[:, None], np.arange(7))
-    starts = model.dof_Madr[arm.dofs] - model.dof_Madr[arm.dofs[0]]
-    return starts[high] + high - low
+    if hasattr(mujoco.MjData, "qM"):
+        return model.dof_Madr[arm.dofs][high] + high - low
+    return model.M_rowadr[arm.dofs][high] + low
 
 
 def nominal(model: mujoco.MjModel, arm: Arm) -> Kinematics:
