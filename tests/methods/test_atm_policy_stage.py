@@ -231,7 +231,7 @@ def test_flops_are_those_that_xla_counts():
     stage = make_stage(c)
     b = window_shapes(stage.window, 6, 2)
     variables = jax.eval_shape(stage.init, jax.random.key(0), b)
-    forward = jax.jit(lambda v, b: stage.net.apply(atm_policy._own(v), *stage.inputs(v, b))[0])
+    forward = jax.jit(lambda v, b: stage.net.apply(atm_policy.own_variables(v), *stage.inputs(v, b))[0])
     counted = forward.lower(variables, b).compile().cost_analysis()["flops"] / 2
     assert 0.9 < counted / atm_policy.net_flops(stage.net, stage.steps, 6) < 1.15
     assert stage.flops_per_example(b) == 3 * atm_policy.net_flops(stage.net, stage.steps, 6)
