@@ -122,7 +122,7 @@ def _leading(count: int, width: int) -> Any:
 
 
 def _patches(model: Mapping[str, Any]) -> int:
-    height, width = (-(-side // 2) // model["patch"] for side in model["image_size"])
+    height, width = (side // 2 // model["patch"] for side in model["image_size"])
     return model["views"] * height * width
 
 

@@ -76,6 +76,14 @@ def run(where: Path) -> Path:
     return where / "run"
 
 
+@pytest.fixture(scope="module")
+def cached(where: Path) -> Path:
+    """Demonstrations with the track transformer's tracks beside them."""
+    job = Job(str(where / "d"), "tracks", dtype="float32")
+    assert cache_features(config("atm/policy", where / "d", where / "tracker"), job) == 1
+    return where
+
+
 def equal(a: Any, b: Any) -> bool:
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
 
@@ -105,9 +113,9 @@ def test_the_policy_acts_in_the_actions_own_units(run: Path) -> None:
     assert (action >= np.array(limits.min) - 1e-4).all() and (action <= np.array(limits.max) + 1e-4).all()
 
 
-def test_cached_tracks_are_those_that_would_be_predicted(where: Path) -> None:
+def test_cached_tracks_are_those_that_would_be_predicted(cached: Path) -> None:
+    where = cached
     c = with_statistics(config("atm/policy", where / "d", where / "tracker"))
-    assert cache_features(c, Job(str(where / "d"), "tracks", dtype="float32")) == 1
     text = language.embed(c.text, [SENTENCE])
     found = []
     for features in ("", "tracks"):
@@ -122,14 +130,13 @@ def test_cached_tracks_are_those_that_would_be_predicted(where: Path) -> None:
     np.testing.assert_allclose(*found, atol=1e-5)
 
 
-def test_features_of_another_track_transformer_are_refused(where: Path, tmp_path: Path) -> None:
-    c = config("atm/policy", where / "d", where / "tracker")
-    cache_features(c, Job(str(where / "d"), "others", dtype="float32"))
-    variables, meta = checkpoint.load(str(where / "tracker"))
+def test_features_of_another_track_transformer_are_refused(cached: Path, tmp_path: Path) -> None:
+    c = config("atm/policy", cached / "d")
+    variables, meta = checkpoint.load(str(cached / "tracker"))
     variables["params"]["track_table"] = variables["params"]["track_table"] + 1
     checkpoint.export(str(tmp_path / "other"), variables, meta)
-    c.init_from.track_transformer.path, c.data.features = str(tmp_path / "other"), "others"
-    with pytest.raises(UserError, match=r"'others' of .* are of another encoder \(weights"):
+    c.init_from.track_transformer.path, c.data.features = str(tmp_path / "other"), "tracks"
+    with pytest.raises(UserError, match=r"'tracks' of .* are of another encoder \(weights"):
         train(c, tmp_path / "run")
 
 
