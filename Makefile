@@ -15,10 +15,10 @@ demo: $(STAMP)
 	$(BIN)/t2p demo $(if $(VIDEO),tracks) --out $(OUT) $(foreach v,$(VIDEO),--video $(v))
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs --durations=25
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rsfE --durations=25
 
 test-long: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rs -m long
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rsfE -m long
 
 # The simulator's tests on the newest MuJoCo, in an environment of its own.
 LATEST := .venv-mujoco
@@ -28,7 +28,7 @@ test-mujoco-latest: $(STAMP)
 	grep -v '^mujoco==' requirements.txt > $(LATEST)/requirements.txt
 	$(LATEST)/bin/python -m pip install -q -r $(LATEST)/requirements.txt mujoco
 	$(LATEST)/bin/python -c 'import mujoco; print("MuJoCo", mujoco.__version__)'
-	$(LATEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -rs tests/sim tests/test_collect.py tests/eval
+	$(LATEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -rsfE tests/sim tests/test_collect.py tests/eval
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -179,9 +179,10 @@ class Actor:
     def _model_file(self) -> str:
         """The scene as MJCF, with the fixtures where they stand in this episode."""
         model, (positions, quaternions) = self.environment.model, self.environment.puppet.frames
-        for body, position, quaternion in zip(self.environment.scene.rig.fixtures, positions, quaternions, strict=True):
-            placed = self.spec.body(model.body(body).name)
-            placed.pos, placed.quat = position, quaternion
+        for instance in self.environment.scene.handles.instances.values():
+            if not len(instance.free):
+                placed = self.spec.body(model.body(instance.body).name)
+                placed.pos, placed.quat = positions[instance.body], quaternions[instance.body]
         self.spec.compile()
         return self.spec.to_xml()
 

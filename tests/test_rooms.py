@@ -42,7 +42,9 @@ NOBODY_IMPORTS = {"parity", "cli"}
 
 
 def room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+    """The folder or file in t2p; collecting demonstrations is one room in two files."""
+    name = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    return "collect" if name == "collect_libero" else name
 
 
 def imports(path: Path) -> list[str]:

@@ -36,17 +36,15 @@ from __future__ import annotations
 import ml_collections
 
 from t2p.io import UserError
-from t2p.methods import atm_policy, atm_presets
+from t2p.methods import atm_policy
+from t2p.methods.atm_presets import PRESETS
 from t2p.train.defaults import base_config, source_config
 
-VARIANTS = ("debug", "cpu_libero", "cpu_tabletop", "gpu20", "paper", "released")
+VARIANTS = tuple(PRESETS)
 
 
 def get_config(variant: str = "released") -> ml_collections.ConfigDict:
     """The config of a variant; UserError names the variants for any other."""
     if variant not in VARIANTS:
         raise UserError(f"unknown variant {variant!r}; expected one of {', '.join(VARIANTS)}")
-    config: ml_collections.ConfigDict = getattr(atm_presets, variant)(
-        atm_policy.configure(base_config()), source_config
-    )
-    return config
+    return PRESETS[variant](atm_policy.configure(base_config()), source_config)

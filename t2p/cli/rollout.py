@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", help="LIBERO's tasks: atm, amplify, openpi or libero (length, initial states, number of episodes)"
     )
+    parser.add_argument("--profile", help="LIBERO's tasks: faithful (default) or fast pictures")
     parser.add_argument("--libero_root", metavar="DIR", help="LIBERO's own files (default: T2P_LIBERO_ROOT, ...)")
     parser.add_argument(
         "--checkpoint",
@@ -78,7 +79,8 @@ def evaluate(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     count = _episodes(args)
     if count < 1 or args.num_envs < 1 or min(args.first_seed, args.films, args.record) < 0:
         raise UserError("--episodes and --num_envs must be at least 1, --first_seed, --films and --record at least 0")
-    options = {name: value for name in ("embodiment", "protocol", "libero_root") if (value := getattr(args, name))}
+    named = ("embodiment", "protocol", "profile", "libero_root")
+    options = {name: value for name in named if (value := getattr(args, name))}
     loaded = success.load(args.checkpoint, args.which)
     workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
     seeds = range(args.first_seed, args.first_seed + count)

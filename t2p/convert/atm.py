@@ -89,10 +89,10 @@ def track_transformer_settings(arrays: Arrays, image_size: tuple[int, int] | Non
         len(arrays["transformer.layers.0.0.to_q.weight"]),
         len(arrays["transformer.layers.0.0.to_kv.weight"]) // 2,
     )
-    text = _count(arrays, "language_encoder.projection.{}.weight", step=2)
+    text = count(arrays, "language_encoder.projection.{}.weight", step=2)
     return {
         "dim": dim,
-        "depth": _count(arrays, "transformer.layers.{}.0.to_q.weight"),
+        "depth": count(arrays, "transformer.layers.{}.0.to_q.weight"),
         "heads": inner // head_dim,
         "head_dim": head_dim,
         "image_size": image_size or _grid(arrays["img_embed"], patch),
@@ -110,11 +110,12 @@ def text_width(arrays: Arrays) -> int:
     return arrays["language_encoder.projection.0.weight"].shape[1]
 
 
-def _count(arrays: Arrays, name: str, step: int = 1) -> int:
-    count = 0
-    while name.format(count * step) in arrays:
-        count += 1
-    return count
+def count(arrays: Arrays, name: str, step: int = 1) -> int:
+    """How many arrays there are whose names are `name` with 0, step, 2 step ... in it."""
+    found = 0
+    while name.format(found * step) in arrays:
+        found += 1
+    return found
 
 
 def _grid(table: np.ndarray, patch: int) -> tuple[int, int]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from t2p.convert.atm import (
+    count,
     patch_kernel,
     track_kernel,
     track_transformer_rows,
+    track_transformer_settings,
 )
 from t2p.convert.base import (
     Arrays,
@@ -24,6 +26,7 @@ from t2p.convert.base import (
     to_official,
     to_variables,
 )
+from t2p.convert.registry import Converted, Options
 from t2p.convert.resnet import KERNEL, batch_norm
 from t2p.io import UserError
 from t2p.models.atm_policy import STEM, TIME_BASE, VARIANTS, Depth
@@ -34,6 +37,7 @@ FROZEN = "frozen/track_transformer/params/"
 STATES, COPY = "extra_encoder.encoders", "extra_encoder.proprio_mlp"  # the last of STATES once more
 COUNTER = "num_batches_tracked"
 WAVES = "temporal_position_encoding_fn.inv_freq"
+STATE_NAMES = {7: "joint_states", 2: "gripper_states", 3: "ee_states"}  # by their numbers
 Rows = list[Row | Constant]
 
 
@@ -108,7 +112,7 @@ def _own_arrays(rows: Sequence[Row | Constant], arrays: Arrays) -> dict[str, np.
 
 def _copies(arrays: Arrays) -> dict[str, str]:
     """{name of a copy: name of the array that it repeats}."""
-    last = f"{STATES}.{_count(arrays, STATES + '.{}.0.weight') - 1}."
+    last = f"{STATES}.{count(arrays, STATES + '.{}.0.weight') - 1}."
     return {name.replace(last, f"{COPY}."): name for name in arrays if name.startswith(last)}
 
 
@@ -118,7 +122,7 @@ def _leading(count: int, width: int) -> Any:
 
 
 def _patches(model: Mapping[str, Any]) -> int:
-    height, width = (-(-side // 2) // model["patch"] for side in model["image_size"])
+    height, width = (side // 2 // model["patch"] for side in model["image_size"])
     return model["views"] * height * width
 
 
@@ -150,28 +154,17 @@ def _state_rows(count: int) -> list[Row]:
     return [row for i in range(count) for row in linear(f"{STATES}.{i}.0", f"state_{i}")]
 
 
-def _count(arrays: Arrays, name: str, step: int = 1) -> int:
-    count = 0
-    while name.format(count * step) in arrays:
-        count += 1
-    return count
-
-
-def policy_settings(arrays: Arrays, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
+def policy_settings(arrays: Arrays, image_size: tuple[int, int]) -> dict[str, Any]:
     """The settings of models.atm_policy.TrackPolicy that a file's shapes tell. They do not tell the heads of attention
-    (taken to be the released ones), nor which transformers are given the sentence. image_size: (H, W), if the pictures
-    are not square."""
-    needed = ("img_patch_pos_embed", "track_proj_encoder.conv.weight", "spatial_transformer.layers.0.1.qkv.weight")
-    missing = [name for name in (*needed, "policy_head.net.0.weight", f"{TRACKER}track_embed") if name not in arrays]
-    if missing:
-        raise UserError(f"this is not a file of ATM's policy: it lacks {', '.join(missing)}")
-    views, patch = _count(arrays, "image_encoders.{}.proj.weight"), arrays["image_encoders.0.proj.weight"].shape[-1]
+    (taken to be the released ones), nor which transformers are given the sentence. image_size: (H, W) of the track
+    transformer's pictures, which are the policy's."""
+    views, patch = count(arrays, "image_encoders.{}.proj.weight"), arrays["image_encoders.0.proj.weight"].shape[-1]
     dim, _, track_patch = arrays["track_proj_encoder.conv.weight"].shape
-    head, text = _count(arrays, "policy_head.net.{}.weight", 2), "language_encoder_spatial.projection"
-    layers = _count(arrays, text + ".{}.weight", 2)
+    head, text = count(arrays, "policy_head.net.{}.weight", 2), "language_encoder_spatial.projection"
+    layers = count(arrays, text + ".{}.weight", 2)
     return {
         "views": views,
-        "image_size": image_size or _square(arrays, views, patch),
+        "image_size": image_size,
         "dim": dim,
         "temporal_dim": len(arrays["spatial_downsample.weight"]) if "spatial_downsample.weight" in arrays else 0,
         "patch": patch,
@@ -179,7 +172,7 @@ def policy_settings(arrays: Arrays, image_size: tuple[int, int] | None = None) -
         "spatial": _depth(arrays, "spatial"),
         "temporal": _depth(arrays, "temporal"),
         "states": tuple(
-            arrays[f"{STATES}.{i}.0.weight"].shape[1] for i in range(_count(arrays, STATES + ".{}.0.weight"))
+            arrays[f"{STATES}.{i}.0.weight"].shape[1] for i in range(count(arrays, STATES + ".{}.0.weight"))
         ),
         "actions": len(arrays[f"policy_head.net.{2 * (head - 1)}.weight"]),
         "track_steps": arrays["track_patch_pos_embed"].shape[1] // views * track_patch,
@@ -192,19 +185,56 @@ def policy_settings(arrays: Arrays, image_size: tuple[int, int] | None = None) -
     }
 
 
-def _square(arrays: Arrays, views: int, patch: int) -> tuple[int, int]:
-    """(H, W) of square pictures with so many patches."""
-    count = arrays["img_patch_pos_embed"].shape[1] // views
-    side = round(count**0.5)
-    if side * side != count:
-        raise UserError(f"the policy sees {count} patches a view, which is no square; give --image_size H W")
-    return 2 * side * patch, 2 * side * patch
-
-
 def _depth(arrays: Arrays, part: str) -> Depth:
     layer = f"{part}_transformer.layers"
     inner, heads = len(arrays[f"{layer}.0.1.qkv.weight"]) // 3, VARIANTS["released"][part].heads
     if inner % heads:
         raise UserError(f"{layer}.0.1.qkv.weight is {inner} wide, not a multiple of the released {heads} heads")
-    depth = _count(arrays, layer + ".{}.1.qkv.weight")
+    depth = count(arrays, layer + ".{}.1.qkv.weight")
     return Depth(depth, heads, inner // heads, len(arrays[f"{layer}.0.3.net.0.weight"]))
+
+
+def read_policy(arrays: Arrays, others: Mapping[str, Arrays], options: Options) -> Converted:
+    """A released policy -> the stage's settings and variables; see t2p.convert.registry."""
+    tracker, model = _settings(arrays, options)
+    changes = {"track_transformer": tracker, "net": _net(model)}
+    return Converted(_changes(arrays, model, changes), policy_variables(all_rows(model, tracker), arrays))
+
+
+def read_cloned(arrays: Arrays, others: Mapping[str, Arrays], options: Options) -> Converted:
+    """The same of behaviour cloning: zeros stand for tracks, both transformers are given the sentence, and the track
+    transformer in the file, which is of no use, is left out."""
+    tracker, model = _settings(arrays, options)
+    variables = policy_variables(all_rows(model, tracker), arrays)
+    net = _net(model) | {"spatial_text": True, "temporal_text": True}
+    changes = {"track_transformer": tracker, "net": net, "tracks": "zero"}
+    return Converted(_changes(arrays, model, changes), {**variables, "frozen": {}})
+
+
+def _settings(arrays: Arrays, options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the track transformer and of the policy. UserError for another file."""
+    needed = ("img_patch_pos_embed", "track_proj_encoder.conv.weight", "spatial_transformer.layers.0.1.qkv.weight")
+    missing = [name for name in (*needed, "policy_head.net.0.weight", f"{TRACKER}track_embed") if name not in arrays]
+    if missing:
+        raise UserError(f"this is not a file of ATM's policy: it lacks {', '.join(missing)}")
+    theirs = {name.removeprefix(TRACKER): x for name, x in arrays.items() if name.startswith(TRACKER)}
+    tracker = track_transformer_settings(theirs, options.image_size)
+    return tracker, policy_settings(arrays, tracker["image_size"])
+
+
+def _net(model: Mapping[str, Any]) -> dict[str, Any]:
+    """config.model.net: views, pictures and state are the window's."""
+    plain = {name: asdict(value) if isinstance(value, Depth) else value for name, value in model.items()}
+    return {name: value for name, value in plain.items() if name not in ("views", "image_size", "states")}
+
+
+def _changes(arrays: Arrays, model: Mapping[str, Any], changed: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """UserError for a part of the state that the released code does not know."""
+    if unknown := [width for width in model["states"] if width not in STATE_NAMES]:
+        raise UserError(f"the policy takes a state of {unknown[0]} numbers; expected {STATE_NAMES}")
+    window: dict[str, Any] = {"image_size": model["image_size"], "proprio_widths": model["states"]}
+    window["proprio"] = tuple(STATE_NAMES[width] for width in model["states"])
+    if model["views"] != VARIANTS["released"]["views"]:
+        window["views"] = tuple(f"view_{i}" for i in range(model["views"]))
+    text = {"encoder": "bert", "width": arrays["language_encoder_spatial.projection.0.weight"].shape[1]}
+    return {"model": changed, "window": window, "text": text}

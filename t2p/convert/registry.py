@@ -47,6 +47,18 @@ def _atm_track_transformer() -> Converter:
     return Converter("atm.track_transformer", atm.ANCHOR, atm.read_track_transformer)
 
 
+def _atm_policy() -> Converter:
+    from t2p.convert import atm_policy
+
+    return Converter("atm.policy", atm_policy.ANCHOR, atm_policy.read_policy)
+
+
+def _bc_policy() -> Converter:
+    from t2p.convert import atm_policy
+
+    return Converter("atm.policy", atm_policy.ANCHOR, atm_policy.read_cloned)
+
+
 def _amplify_motion_tokenizer() -> Converter:
     from t2p.convert import amplify_stages as stages
     from t2p.convert.amplify import ANCHORS
@@ -85,6 +97,8 @@ def _resnet() -> Converter:
 
 CONVERTERS: dict[str, Callable[[], Converter]] = {
     "atm.track_transformer": _atm_track_transformer,
+    "atm.policy": _atm_policy,
+    "bc.policy": _bc_policy,
     "amplify.motion_tokenizer": _amplify_motion_tokenizer,
     "amplify.forward_dynamics": _amplify_forward_dynamics,
     "amplify.inverse_dynamics": _amplify_inverse_dynamics,

@@ -113,7 +113,8 @@ _ENTRIES = (
         "ATM's track transformers of the LIBERO suites, and its policies (Wen et al. 2024)",
         "https://drive.google.com/file/d/1lG2hNG_-Etu2TG7XbGxOD40Gorj2DtLw/view",
         f"MIT {_CODE_ONLY}",
-        "track transformers are converted by `t2p convert --from atm.track_transformer`; policies are " + _NOT_YET,
+        "track transformers are converted by `t2p convert --from atm.track_transformer`, policies by "
+        "`--from atm.policy`",
         (File("atm_release_checkpoints.zip"),),
         unpack=True,
         convert=Conversion("atm.track_transformer", "**/libero_track_transformer_*/model_best.ckpt", "bert-base-cased"),

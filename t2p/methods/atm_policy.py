@@ -203,11 +203,11 @@ class AtmPolicyStage:
         )
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
-        own, frozen_rng = jax.random.split(rng)
-        frozen = {} if self.tracker is None else {TRACKER: {"params": self.tracker.init(frozen_rng)["params"]}}
+        """The track transformer's arrays are zeros: they are only the places into which a trained one is read."""
+        frozen = {} if self.tracker is None else {TRACKER: self.tracker.blank()}
         images = self.pictures(batch.images)
         tracks = self.no_tracks(images.shape[0], images.shape[2])
-        made = self.net.init({"params": own}, images, tracks, jnp.asarray(batch.text), self.columns.parts(batch))
+        made = self.net.init({"params": rng}, images, tracks, jnp.asarray(batch.text), self.columns.parts(batch))
         return {"params": made["params"], "batch_stats": made["batch_stats"], "frozen": frozen}
 
     def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
@@ -216,7 +216,7 @@ class AtmPolicyStage:
         options: dict[str, Any] = {}
         if train:
             options = {"train": True, "rngs": {"dropout": rng}, "mutable": ["batch_stats"]}
-        found: Any = self.net.apply(_own(variables), *self.inputs(variables, batch), **options)
+        found: Any = self.net.apply(own_variables(variables), *self.inputs(variables, batch), **options)
         (chunk, _), updated = found if train else (found, {})
         actions = self._actions(batch)
         rows = counted_rows(batch, len(actions), "actions", "images", "features", "proprio")
@@ -235,7 +235,7 @@ class AtmPolicyStage:
         """actions [B, To, A] in their own units, each from the steps up to it; tracks of the last step, if there are
         predicted ones, [B, V, T, N, 2]; aux["attention"]: see `attention_maps`, of the last step."""
         inputs = self.inputs(variables, batch)
-        actions, aux = self.net.apply(_own(variables), *inputs)
+        actions, aux = self.net.apply(own_variables(variables), *inputs)
         looks = attention_maps(aux["looks"])[:, -1]
         return Prediction(self.shown(inputs[1]), self.columns.decode(actions), {"attention": looks})
 
@@ -304,7 +304,8 @@ class AtmPolicyStage:
         return actions
 
 
-def _own(variables: Variables) -> dict[str, Any]:
+def own_variables(variables: Variables) -> dict[str, Any]:
+    """Of the policy's network, without those of its track transformer."""
     return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
 
 
@@ -375,7 +376,7 @@ class AtmPolicy:
     ) -> tuple[Array, Mapping[str, Array], Mapping[str, Any]]:
         """aux: "tracks" [E, V, T, N, 2], predicted, in t2p's coordinates (Figure 8), and "attention" [E, layers, V,
         rows, columns] (Figure 7)."""
-        stage, own = self.stage, _own(variables)
+        stage, own = self.stage, own_variables(variables)
         images = stage.pictures(obs.images)
         clip = jnp.concatenate([state["frames"], images.astype(jnp.float32)], axis=2)
         tracks = stage.tracks(variables, clip[:, :, None], obs.text)

@@ -123,3 +123,6 @@ def _small(c: ml_collections.ConfigDict) -> None:
     c.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 50, "weight_decay": 1e-4, "clip_norm": 100.0})
     c.eval.update({"every": 250, "batches": 4})
     c.checkpoint.update({"every": 250, "best": "val/l1"})
+
+
+PRESETS = {make.__name__: make for make in (debug, cpu_libero, cpu_tabletop, gpu20, paper, released)}

@@ -65,6 +65,11 @@ class PredictedTracks:
         found = self.net.init({"params": rng}, images, self.grid[None], jnp.zeros((1, self.text_width)))
         return {"params": found["params"], "batch_stats": {}}
 
+    def blank(self) -> dict[str, Any]:
+        """{"params"} of zeros."""
+        shapes = jax.eval_shape(self.init, jax.random.key(0))["params"]
+        return {"params": jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)}
+
     def predict(self, own: Variables, images: Array, text: Array) -> Array:
         """images: [B, f, H, W, 3], 0 .. 255; text: [B, E] -> [B, T, N, 2] in ATM's coordinates."""
         points = jnp.broadcast_to(self.grid, (images.shape[0], self.points, 2))

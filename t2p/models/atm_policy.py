@@ -63,7 +63,8 @@ class Depth:
 class Stem(nn.Module):
     """One token per patch: a 7x7 convolution that halves the picture, and one with kernel = stride = patch.
 
-    [b, H, W, 3] -> [b, rows * columns, d]; BatchNorm statistics are in the collection batch_stats."""
+    [b, H, W, 3] -> [b, rows * columns, d]; BatchNorm statistics are in the collection batch_stats, taken over the whole
+    batch on all devices (the released code's are each process's own)."""
 
     dim: int
     patch: int
@@ -232,7 +233,8 @@ class TrackPolicy(nn.Module):
     @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of the patches of a view."""
-        return tuple((-(-side // 2)) // self.patch for side in self.image_size)  # type: ignore[return-value]
+        height, width = self.image_size
+        return height // 2 // self.patch, width // 2 // self.patch
 
     @property
     def width(self) -> int:

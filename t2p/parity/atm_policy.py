@@ -99,10 +99,11 @@ def make_stage(
 
 
 def _arguments(stage: AtmPolicyStage, inputs: Arrays) -> dict[str, Any]:
-    """The recorded inputs, channels last."""
+    """The recorded inputs, channels last; of the pictures for tracks those that are looked at."""
+    frames = 1 if stage.tracker is None else stage.tracker.net.frames
     return {
         "images": jnp.asarray(np.moveaxis(inputs["obs"], 3, -1)),
-        "clips": jnp.asarray(np.moveaxis(inputs["track_obs"], 4, -1)),
+        "clips": jnp.asarray(np.moveaxis(inputs["track_obs"][:, :, :, -frames:], 4, -1)),
         "text": jnp.asarray(inputs["task_emb"]),
         "states": tuple(jnp.asarray(inputs[key]) for key in stage.columns.proprio),
         "actions": jnp.asarray(inputs["action"]),
@@ -139,7 +140,6 @@ def _closed_loop(stage: AtmPolicyStage, variables: Any, inputs: Arrays) -> dict[
     keys = jax.random.split(jax.random.key(0), inputs["act_obs"].shape[1])
     state: Any = None
     actions, tracks = [], []
-    act = jax.jit(acting.act)
     for step in range(len(inputs["act_obs"])):
         obs = Batch(
             images={view: inputs["act_obs"][step][:, i, None] for i, view in enumerate(stage.views)},
@@ -147,11 +147,16 @@ def _closed_loop(stage: AtmPolicyStage, variables: Any, inputs: Arrays) -> dict[
             text=inputs["task_emb"],
         )
         state = acting.reset(variables, obs, keys) if state is None else state
-        action, state, aux = act(variables, state, obs, keys)
+        action, state, aux = _act(acting, variables, state, obs, keys)
         actions.append(np.asarray(action))
         tracks.append(_tracks(stage, aux, len(keys)))
     grid = double_grid(stage.net.track_points)
     return {"act_action": np.stack(actions), "act_tracks": np.stack(tracks), "grid_points": grid}
+
+
+@partial(jax.jit, static_argnums=0)
+def _act(acting: AtmPolicy, variables: Any, state: Any, obs: Batch, keys: Array) -> Any:
+    return acting.act(variables, state, obs, keys)
 
 
 def _tracks(stage: AtmPolicyStage, aux: Mapping[str, Any], environments: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import mujoco
@@ -93,7 +94,7 @@ def check_actions(task: Task, actions: np.ndarray) -> None:
 class Scene:
     """A task's compiled model and its renderer: shared by all environments of a process, since of a model only the
     bodies' frames differ between episodes, and each environment puts its own there before it uses the model. drawn: the
-    model that is drawn, the same one unless a subclass has another."""
+    model that is drawn, the same one unless a subclass has another, made when something is drawn."""
 
     def __init__(self, task: Task, observe: Observe = PLAIN, renderer: str = "auto"):
         """Warnings of MuJoCo are no longer printed afterwards, in the whole process: `diverged` reads them."""
@@ -101,7 +102,6 @@ class Scene:
         quiet_warnings()
         self.task, self.observe = task, observe
         self.model = self.compile()
-        self.drawn = self.compile_drawn()
         self.frames = self.model.body_pos.copy(), self.model.body_quat.copy()
         self.renderer: Renderer | None = make_renderer(self.drawn, renderer) if observed_views(task, observe) else None
         kept = [name for name in task.kept if observe.floor or name != "world"]
@@ -110,7 +110,8 @@ class Scene:
     def compile(self) -> mujoco.MjModel:
         return self.task.build().compile()
 
-    def compile_drawn(self) -> mujoco.MjModel:
+    @cached_property
+    def drawn(self) -> mujoco.MjModel:
         return self.model
 
     def put(self, frames: tuple[np.ndarray, np.ndarray]) -> None:

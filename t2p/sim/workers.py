@@ -225,7 +225,8 @@ class Pool:
                 self._welcome(worker)
                 running = {row: self._episodes[row] for row in worker.rows if row in self._episodes}
                 failures |= worker.call("replay", running)
-                failures |= worker.call(command, part)
+                for row, what in part.items():  # one by one: should it die again, it is known over which
+                    failures |= worker.call(command, {row: what})
             except Died as died:
                 death = died
             else:
@@ -233,10 +234,14 @@ class Pool:
                 return failures
 
     def _blame(self, worker: Worker, death: Died) -> Failures:
-        """Counts a death for the environment that was being worked on. -> that one if it was its last."""
+        """Counts a death for the environment that was being worked on, or for none if it was one of several. -> that
+        one if it was its last."""
         busy = self.arrays[("busy",)]
-        guilty = next((row for row in worker.rows if busy[row]), None)
+        suspects = [row for row in worker.rows if busy[row]]
         busy[list(worker.rows)] = False
+        if len(suspects) > 1:
+            return {}
+        guilty = suspects[0] if suspects else None
         self._deaths[worker if guilty is None else guilty] += 1
         if guilty is None and self._deaths[worker] >= DEATHS:
             raise RuntimeError(f"{worker.name} died {DEATHS} times before it had begun to work ({death})")

@@ -156,6 +156,15 @@ def read_state(model: mujoco.MjModel, data: mujoco.MjData) -> InitialState:
 def write_state(model: mujoco.MjModel, data: mujoco.MjData, state: InitialState) -> None:
     """Makes `state` the present: nothing of what ran before is left (commands, warm starts and warnings are cleared),
     so that equal states and commands give equal episodes. Changes the bodies' frames in `model`."""
+    check_state(model, state)
+    mujoco.mj_resetData(model, data)
+    model.body_pos[:], model.body_quat[:] = state.body_pos, state.body_quat
+    data.time, data.qpos[:], data.qvel[:] = state.time, state.qpos, state.qvel
+    mujoco.mj_forward(model, data)
+
+
+def check_state(model: mujoco.MjModel, state: InitialState) -> None:
+    """UserError where a state is none of this model's."""
     expected = {"qpos": (model.nq,), "qvel": (model.nv,), "body_pos": (model.nbody, 3), "body_quat": (model.nbody, 4)}
     for name, shape in expected.items():
         value = np.asarray(getattr(state, name))
@@ -165,10 +174,6 @@ def write_state(model: mujoco.MjModel, data: mujoco.MjData, state: InitialState)
             )
         if not np.isfinite(value).all():
             raise UserError(f"the state's {name} holds numbers that are not finite")
-    mujoco.mj_resetData(model, data)
-    model.body_pos[:], model.body_quat[:] = state.body_pos, state.body_quat
-    data.time, data.qpos[:], data.qvel[:] = state.time, state.qpos, state.qvel
-    mujoco.mj_forward(model, data)
 
 
 def _numbers(values: Sequence[float], count: int, what: str) -> np.ndarray:

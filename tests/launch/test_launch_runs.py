@@ -48,6 +48,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("T2P_STANDIN", str(notes))
     monkeypatch.setenv("T2P_PROJECT", str(Path(__file__).resolve().parents[2]))
     monkeypatch.setenv("WANDB_API_KEY", "from this shell")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # of the tests
     monkeypatch.setattr(sys, "executable", str(programs / "python"))
     monkeypatch.chdir(home)
     return notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -112,7 +113,7 @@ def test_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, capsys, fa
     config = {**COMMON, "steps": 40, "checkpoint__every": 3, "eval__every": 100}
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     run = {"workdir": str(killed), "config": config, "sleep": 0.1}
-    with worker(tmp_path / "victim", [run], devices=1, flags="") as victim:
+    with worker(tmp_path / "victim", [run], devices=1, flags=os.environ.get("XLA_FLAGS", "")) as victim:
         wait_for(lambda: any(s >= 6 for s in steps_of(killed)), victim)
         time.sleep(0.15)
         victim.kill(0)

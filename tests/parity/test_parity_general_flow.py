@@ -28,7 +28,7 @@ def test_every_recorded_array_is_reproduced(shared):
     assert report.status == "ok", report
     errors = {line.name: line.error for line in report.lines}
     assert len(errors) == 18 and errors.pop("loss_loss") < 1e-4  # of 187
-    assert max(errors.values()) < 2e-5  # the fixture allows 1e-4
+    assert max(errors.values()) < 5e-5  # the fixture allows 1e-4; with XLA's optimisations, left out here, it is 1.5e-5
 
 
 def changed(meta, **vae):

@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import mujoco
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from t2p.io import UserError
 from t2p.sim import world
 from t2p.sim.control import Arm, find_arm
+from t2p.sim.environment import Environment
 from t2p.sim.robots.base import Robot, add_servo, attach, new_spec
 from t2p.sim.task import Waypoint
 from t2p.types import ActionSpec, InitialState
@@ -90,6 +92,15 @@ class Reached:
         return self.far > 0.15
 
 
+class Together(Environment):
+    """Advances all environments of a process as one."""
+
+    @staticmethod
+    def advance_all(environments: Sequence[Environment]) -> None:
+        for environment in environments:
+            environment.advance()
+
+
 @dataclass(frozen=True)
 class Push:
     """Its base stands apart from the world's origin, turned by a quarter about z. marker: a file for DIE_ONCE."""
@@ -147,3 +158,8 @@ class Push:
 
     def expert(self, model: mujoco.MjModel, data: mujoco.MjData) -> Iterator[Waypoint]:
         return iter(())
+
+
+@dataclass(frozen=True)
+class PushTogether(Push):
+    environment: ClassVar[type[Environment]] = Together

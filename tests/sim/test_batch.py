@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from pusher import BREAK, DIE, DIE_ONCE, JAX, RAISE, Push
+from pusher import BREAK, DIE, DIE_ONCE, JAX, RAISE, Push, PushTogether
 
 from t2p.geometry.cameras import invert_transform
 from t2p.io import UserError
@@ -224,6 +224,20 @@ def test_an_episode_that_kills_its_workers_is_failed(
     pair.reset(range(E), mask=np.arange(E) == 3)
     assert_equal(pair.step(push()), undisturbed[3], [0, 1, 2, 4])
     assert not pair.failures
+
+
+def test_a_death_is_blamed_on_the_environment_it_came_over(
+    undisturbed: list[Observation | StepResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though all environments of the worker were advanced together when it died."""
+    monkeypatch.setattr(workers, "DEATHS", 2)
+    with BatchedSim(PushTogether(), E, 1, OBSERVE, "rays") as sim:
+        sim.reset(range(E))
+        sim.step(push())
+        result = sim.step(push({3: DIE}))
+        assert sim.failures == {3: "its worker process died 2 times at work on it (exit code -9)"}
+        assert_equal(result, undisturbed[2], [0, 1, 2, 4])
+        assert_equal(sim.step(push()), undisturbed[3], [0, 1, 2, 4])
 
 
 def test_what_a_worker_raises_is_told(pair: BatchedSim, undisturbed: list[Observation | StepResult]) -> None:

@@ -17,7 +17,7 @@ from t2p.sim.tabletop.block_stack import BlockStack
 from t2p.sim.tabletop.common import ROBOTS, pointing
 from t2p.sim.task import Waypoint, sample
 
-NAMES = registry.names()
+NAMES = registry.suite("tabletop")
 
 
 def play(name: str, options: dict[str, str], seeds: range) -> list[int]:

@@ -1,4 +1,4 @@
-"""Every registered task, created, placed, stepped and played; names and options."""
+"""Every tabletop task, created, placed, stepped and played; names and options of all tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t2p.sim.task import sample
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.suite("tabletop"))
 def test_every_task_starts_steps_and_can_be_done(name: str, control: str) -> None:
     task = registry.make_task(name, control=control)
     assert task.name == name and task.instruction and task.action.kind == control

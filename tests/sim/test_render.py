@@ -66,6 +66,33 @@ def test_renderers_agree(drawn: Callable[[str], Pictures], pair: tuple[str, str]
     assert np.median(difference) < 25
 
 
+GROUPED = """<mujoco>{says}<worldbody><camera name="eye" pos="0 0 3"/>
+<body name="left" pos="-0.5 0 0"><geom type="box" size="0.3 0.3 0.1" group="0"/></body>
+<body name="right" pos="0.5 0 0"><geom type="box" size="0.3 0.3 0.1" group="1"/></body>
+<body name="up" pos="0 0.8 0"><site type="box" size="0.2 0.2 0.1" rgba="1 0 0 1"/></body>
+<body name="hidden" pos="0 -0.8 0"><site type="box" size="0.2 0.2 0.1" rgba="1 0 0 -1"/></body>
+</worldbody></mujoco>"""
+SAYS = '<custom><numeric name="drawn_groups" data="0 1 1 0 0 0"/></custom>'
+
+
+@pytest.mark.parametrize("says", [False, True])
+@pytest.mark.parametrize("name", ["egl", "rays"])
+def test_a_model_may_say_what_is_drawn(name: str, says: bool) -> None:
+    """Sites are not, unless it does; and then in colour alone, by OpenGL."""
+    if why := render.why_not(name):
+        pytest.skip(why)
+    model = mujoco.MjModel.from_xml_string(GROUPED.format(says=SAYS if says else ""))
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    renderer = render.make_renderer(model, name)
+    frame = renderer.render(data, "eye", (32, 32))
+    renderer.close()
+    assert set(np.unique(frame.bodies).tolist()) == ({-1, 2} if says else {-1, 1, 2})
+    assert (np.isinf(frame.depth) == (frame.bodies == -1)).all()
+    red = (frame.rgb[..., 0] > 100) & (frame.rgb[..., 1] < 50)
+    assert red[:16].any() == (says and name == "egl") and not red[16:].any()
+
+
 @pytest.mark.parametrize("name", render.NAMES)
 def test_pictures_show_the_scene(drawn: Callable[[str], Pictures], name: str) -> None:
     pictures, (model, data) = drawn(name), scene()

@@ -5,32 +5,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import mujoco
 import numpy as np
 
 from t2p.geometry.rotations import quaternion_to_axis_angle
+from t2p.io import UserError
 from t2p.sim.environment import Environment, Key, Scene, Shape, Start, refresh
 from t2p.sim.libero import stepping
 from t2p.sim.libero.names import handles
 from t2p.sim.libero.observations import observation, robot_state
 from t2p.sim.libero.placement import find_placement
 from t2p.sim.libero.predicates import compile_goal
-from t2p.sim.libero.scene import things
-from t2p.sim.libero.stepping import Puppet, Rig
-from t2p.sim.world import diverged
+from t2p.sim.libero.stepping import AFTER_RESET, AFTER_SETTING, Puppet, Rig
+from t2p.sim.world import check_state, diverged
 from t2p.types import InitialState
 
 if TYPE_CHECKING:
     from t2p.sim.libero.task import LiberoTask
 
-PROPRIO = {"joint_states": 7, "gripper_states": 2, "ee_states": 6}
-
 
 class LiberoScene(Scene):
     """What the environments of one process share. rig: for stepping; goal: the task's; placement: how starts are drawn;
-    canvas: the state that is drawn, None where nothing is."""
+    canvas: the state that is drawn."""
 
     task: LiberoTask
 
@@ -38,24 +37,29 @@ class LiberoScene(Scene):
         model = self.task.build("physics").compile()
         self.problem = self.task.problem
         self.handles = handles(model, self.problem)
-        instances = self.handles.instances
-        fixtures = [instances[name].body for name, _ in things(self.problem) if not len(instances[name].free)]
-        self.rig = Rig.of(model, self.handles.arm, fixtures, self.task.quirks)
+        self.rig = Rig.of(model, self.handles.arm, self.task.quirks)
         self.goal = compile_goal(model, self.problem)
         self.placement = find_placement(model, self.problem, self.task.quirks)
         return model
 
-    def compile_drawn(self) -> mujoco.MjModel:
-        drawn = self.task.build(self.task.profile).compile()
-        self.canvas = mujoco.MjData(drawn)
-        self.drawn_handles = handles(drawn, self.problem)
-        return drawn
+    @cached_property
+    def drawn(self) -> mujoco.MjModel:
+        return self.task.build(self.task.profile).compile()
+
+    @cached_property
+    def canvas(self) -> mujoco.MjData:
+        return mujoco.MjData(self.drawn)
+
+    @cached_property
+    def burners(self) -> tuple[tuple[int, int], ...]:
+        """As Handles.burners, of the drawn model."""
+        return handles(self.drawn, self.problem).burners
 
     def paint(self, qpos: np.ndarray, frames: tuple[np.ndarray, np.ndarray]) -> mujoco.MjData:
-        """The drawn model as it looks in a state. frames: of the rig's fixtures. A stove that is turned on glows."""
-        model, fixtures = self.drawn, self.rig.fixtures
-        model.body_pos[fixtures], model.body_quat[fixtures] = frames
-        for site, knob in self.drawn_handles.burners:
+        """The drawn model as it looks in a state. frames: as Puppet has them. A stove that is turned on glows."""
+        model = self.drawn
+        model.body_pos[:], model.body_quat[:] = frames
+        for site, knob in self.burners:
             shown = abs(model.site_rgba[site, 3])
             model.site_rgba[site, 3] = shown if qpos[knob] >= self.task.glows_from else -shown
         self.canvas.qpos[:] = qpos
@@ -73,16 +77,20 @@ class LiberoEnvironment(Environment):
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.puppet = Puppet(self.scene.rig)
-        self.data = self.puppet.data
+        self.data, self.begun = self.puppet.data, False
 
     def reset(self, start: Start) -> None:
         """Starts an episode from a seed (its protocol's initial state, fixtures where a reset with the seed put them)
         or from a state, and lets the protocol's settling steps pass."""
         began = time.perf_counter()
-        state = start if isinstance(start, InitialState) else self.task.start(self.scene, int(start))
-        self.seed = 0 if isinstance(start, InitialState) else int(start)
-        self.puppet.start(state)
-        self.steps, self.success, self.time, self.failure = 0, False, 0.0, diverged(self.data)
+        if isinstance(start, InitialState):
+            self.seed = 0
+            self.puppet.start(start)
+        else:
+            self.seed = int(start)
+            sampled = AFTER_SETTING if self.task.rules.states else AFTER_RESET
+            self.puppet.start(self.task.start(self.scene.placement, self.seed), sampled)
+        self.begun, self.steps, self.success, self.time = True, 0, False, 0.0
         for _ in range(self.task.settle):
             stepping.step([self.puppet], [self.task.idle])
         self.failure = diverged(self.data)
@@ -91,6 +99,8 @@ class LiberoEnvironment(Environment):
             self.onlooker.begin(self)
 
     def begin(self, action: np.ndarray) -> None:
+        if not self.begun:
+            raise UserError("the environment has to be reset before its first step")
         if self.failure is None:
             self.action = np.asarray(action, float)
             self.steps += 1
@@ -118,9 +128,9 @@ class LiberoEnvironment(Environment):
         if self.failure is not None:
             return
         self.failure = diverged(self.data)
-        self.time += stepping.SUBSTEPS * self.model.opt.timestep
-        self.puppet.place()
         self.success = self.failure is None and self.scene.goal.holds(self.data)
+        if self.failure is None:
+            self.time += stepping.SUBSTEPS * self.model.opt.timestep
         if self.onlooker is not None:
             self.onlooker.end(self)
 
@@ -135,14 +145,19 @@ class LiberoEnvironment(Environment):
         return observation(self.puppet.snapshot, self.scene.handles, self.scene.problem)
 
     def shapes(self) -> dict[Key, Shape]:
-        return self._picture_shapes() | {("proprio", name): ((dim,), "f4") for name, dim in PROPRIO.items()}
+        return self._picture_shapes() | {
+            key: (value.shape, value.dtype.str[1:]) for key, value in self._proprio().items()
+        }
 
     def goal_observation(self, state: InitialState) -> dict[Key, np.ndarray]:
-        frames = state.body_pos[self.scene.rig.fixtures], state.body_quat[self.scene.rig.fixtures]
-        return self._goal_pictures(self.scene.paint(state.qpos, frames))
+        check_state(self.model, state)
+        return self._goal_pictures(self.scene.paint(state.qpos, (state.body_pos, state.body_quat)))
 
     def _proprio(self) -> dict[Key, np.ndarray]:
-        """As LIBERO's demonstrations have it: joints, fingers, and the hand's pose as position and axis-angle."""
+        """As LIBERO's demonstrations have it: joints, fingers, and the hand's pose as position and axis-angle; or all
+        of the original's observations."""
+        if self.task.proprio == "observables":
+            return {("proprio", name): value for name, value in self.original().items()}
         robot = robot_state(self.puppet.snapshot, self.scene.handles)
         turned = quaternion_to_axis_angle(np.roll(robot["robot0_eef_quat"], 1))
         values = {

@@ -63,14 +63,15 @@ def object_state(
 ) -> dict[str, np.ndarray]:
     """Of each object its pose in the world and in the hand's frame. robot: of robot_state."""
     hand = quaternion_to_matrix(np.roll(robot["robot0_eef_quat"], 1))
+    bodies = [handles.instances[name].body for name, _ in problem.objects]
+    positions, quaternions = snapshot.positions[bodies], snapshot.quaternions[bodies]
+    near = (positions - robot["robot0_eef_pos"]) @ hand
+    turned = matrix_to_quaternion(hand.T @ quaternion_to_matrix(quaternions))
     found = {}
-    for name, _ in problem.objects:
-        body = handles.instances[name].body
-        position, quaternion = snapshot.positions[body], snapshot.quaternions[body]
-        turned = matrix_to_quaternion(hand.T @ quaternion_to_matrix(quaternion))
-        found[f"{name}_pos"], found[f"{name}_quat"] = position, np.roll(quaternion, -1)
-        found[f"{name}_to_robot0_eef_pos"] = hand.T @ (position - robot["robot0_eef_pos"])
-        found[f"{name}_to_robot0_eef_quat"] = np.roll(turned, -1).astype(np.float32)
+    for i, (name, _) in enumerate(problem.objects):
+        found[f"{name}_pos"], found[f"{name}_quat"] = positions[i], np.roll(quaternions[i], -1)
+        found[f"{name}_to_robot0_eef_pos"] = near[i]
+        found[f"{name}_to_robot0_eef_quat"] = np.roll(turned[i], -1).astype(np.float32)
     return found
 
 

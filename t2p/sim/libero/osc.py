@@ -9,7 +9,10 @@ an environment's numbers do not depend on how many others there are.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import mujoco
 import numpy as np
@@ -25,6 +28,10 @@ DAMPING, POSTURE_DAMPING = 2 * math.sqrt(STIFFNESS), 2 * math.sqrt(POSTURE)  # c
 GRIP_SPEED = 0.01  # of the fingers' command in [-1, 1], in a physics step
 ILL_CONDITIONED = 1e10
 
+_HALVES = np.arange(2)
+# Of a product of two rotations, as [9]: what its skew part is made of.
+_ABOVE, _BELOW = np.array([5, 6, 1]), np.array([7, 2, 3])
+
 
 @dataclass(frozen=True)
 class Kinematics:
@@ -38,51 +45,69 @@ class Kinematics:
     q: np.ndarray
     qd: np.ndarray
 
-    @staticmethod
-    def empty(n: int) -> Kinematics:
-        shapes = ((3,), (3, 3), (6, 7), (7, 7), (7,), (7,))
-        return Kinematics(*(np.zeros((n, *shape)) for shape in shapes))
-
-    def row(self, at: int) -> tuple[np.ndarray, ...]:
-        """The arrays of one environment, in the fields' order."""
-        return tuple(array[at] for array in vars(self).values())
+    def put(self, row: int, other: Kinematics) -> None:
+        """Makes one environment's the same as that of the single one in `other`."""
+        for name, array in vars(self).items():
+            array[row] = getattr(other, name)[0]
 
 
 class Reader:
-    """Copies one environment's kinematics out of an MjData; its views are looked up once."""
+    """Where the controller's quantities are in one environment's MjData: views, looked up once."""
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, arm: Arm):
-        self.model, self.data, self.site = model, data, arm.site
-        self.jacobian = np.zeros((6, model.nv))
-        self.linear, self.angular = self.jacobian[:3], self.jacobian[3:]
-        self.position, self.rotation = data.site_xpos[arm.site], data.site_xmat[arm.site].reshape(3, 3)
-        # The arm's seven joints are the first of the model and a chain: contiguous, each the child of the one before.
-        joints = slice(int(arm.dofs[0]), int(arm.dofs[-1]) + 1)
-        self.columns = self.jacobian[:, joints]
-        self.q = data.qpos[int(arm.qpos[0]) : int(arm.qpos[-1]) + 1]
-        self.qd, self.bias = data.qvel[joints], data.qfrc_bias[joints]
-        self.inertia, self.block = data.qM, inertia_block(model, arm)
-
-    def read(self, into: tuple[np.ndarray, ...]) -> None:
-        """After mj_step1 (or mj_forward)."""
-        position, rotation, jacobian, inertia, q, qd = into
-        mujoco.mj_jacSite(self.model, self.data, self.linear, self.angular, self.site)
-        position[:], rotation[:], jacobian[:], q[:], qd[:] = (
-            self.position,
-            self.rotation,
-            self.columns,
-            self.q,
-            self.qd,
+        # The arm's seven joints are a chain of hinges: contiguous, each the child of the one before.
+        first, place = int(arm.dofs[0]), int(arm.qpos[0])
+        self.arm, self.nv, joints = arm, model.nv, slice(first, first + 7)
+        self.joints, block = joints, inertia_block(model, arm)
+        inertia, row, end = data.qM if hasattr(data, "qM") else data.M, int(block.min()), int(block.max()) + 1
+        self.block = block - row
+        self.differentiate = partial(mujoco.mj_jacSite, model, data)
+        self.views = (
+            data.site_xpos[arm.site],
+            data.site_xmat[arm.site].reshape(3, 3),
+            inertia[row:end],
+            data.qpos[place : place + 7],
+            data.qvel[joints],
+            data.qfrc_bias[joints],
         )
-        np.take(self.inertia, self.block, out=inertia)
+
+
+class Senses:
+    """Reads the kinematics of n environments. `look(i)` copies those of one, after mj_step1 (or mj_forward); bias:
+    [n, 7], Coriolis forces and gravity, likewise."""
+
+    def __init__(self, readers: Sequence[Reader]):
+        n, one = len(readers), readers[0]
+        self._site, self._differentiate = one.arm.site, [reader.differentiate for reader in readers]
+        self._stacks = [np.zeros((n, *view.shape)) for view in one.views]
+        self._jacobian, self.bias = np.zeros((n, 6, one.nv)), self._stacks[-1]
+        self._halves = [(jacobian[:3], jacobian[3:]) for jacobian in self._jacobian]
+        self._copies = [
+            [(stack[i], view) for stack, view in zip(self._stacks, reader.views, strict=True)]
+            for i, reader in enumerate(readers)
+        ]
+        self._columns = self._jacobian[:, :, one.joints]
+        self._entries = self._stacks[2].shape[1] * np.arange(n)[:, None, None] + one.block
+
+    def look(self, i: int) -> None:
+        self._differentiate[i](*self._halves[i], self._site)
+        for into, view in self._copies[i]:
+            into[...] = view
+
+    def kinematics(self) -> Kinematics:
+        """Of all, as they were looked at last; valid until the next look."""
+        position, rotation, inertia, q, qd, _ = self._stacks
+        return Kinematics(position, rotation, self._columns, inertia.take(self._entries), q, qd)
 
 
 def inertia_block(model: mujoco.MjModel, arm: Arm) -> np.ndarray:
-    """[7, 7] where in the sparse inertia (MjData.qM) the arm's block stands: a row holds a joint and its ancestors, the
-    nearest first."""
+    """[7, 7] where in the sparse inertia the arm's block stands: a row holds a joint and its ancestors, the nearest
+    first (MjData.qM), or the farthest first (MjData.M of newer MuJoCo)."""
     high = np.maximum(np.arange(7)[:, None], np.arange(7))
     low = np.minimum(np.arange(7)[:, None], np.arange(7))
-    return model.dof_Madr[arm.dofs][high] + high - low
+    if hasattr(mujoco.MjData, "qM"):
+        return model.dof_Madr[arm.dofs][high] + high - low
+    return model.M_rowadr[arm.dofs][high] + low
 
 
 def nominal(model: mujoco.MjModel, arm: Arm) -> Kinematics:
@@ -91,76 +116,66 @@ def nominal(model: mujoco.MjModel, arm: Arm) -> Kinematics:
     data = mujoco.MjData(model)
     data.qpos[arm.qpos] = NOMINAL
     mujoco.mj_forward(model, data)
-    found = Kinematics.empty(1)
-    Reader(model, data, arm).read(found.row(0))
-    return found
+    senses = Senses([Reader(model, data, arm)])
+    senses.look(0)
+    return senses.kinematics()
 
 
-def turn(vector: np.ndarray) -> np.ndarray:
-    """Axis times angle [3] -> matrix [3, 3], through a quaternion in single precision (robosuite, transform_utils:
-    quat2mat), whose rounding the recorded states show."""
-    angle = math.sqrt(vector @ vector)
-    if angle == 0.0:
-        return np.eye(3)
-    quaternion = np.append(math.cos(angle / 2), vector / angle * math.sin(angle / 2)).astype(np.float32)
-    scale = math.sqrt(2.0 / float(np.dot(quaternion, quaternion)))
-    quaternion = (quaternion.astype(float) * scale).astype(np.float32)
-    p = np.outer(quaternion, quaternion)
-    x, y, z = (float(p[i, i]) for i in (1, 2, 3))
-    return np.array(
-        [
-            [1.0 - y - z, p[1, 2] - p[3, 0], p[1, 3] + p[2, 0]],
-            [p[1, 2] + p[3, 0], 1.0 - x - z, p[2, 3] - p[1, 0]],
-            [p[1, 3] - p[2, 0], p[2, 3] + p[1, 0], 1.0 - x - y],
-        ]
+def turn(vectors: np.ndarray) -> np.ndarray:
+    """Axes times angles [n, 3] -> matrices [n, 3, 3], through quaternions in single precision (robosuite,
+    transform_utils: quat2mat), whose rounding the recorded states show."""
+    angles = np.sqrt((vectors**2).sum(1, keepdims=True))
+    axes = vectors / np.where(angles, angles, 1.0)
+    cos, sin = (np.array([f(angle / 2) for angle in angles.ravel()]) for f in (math.cos, math.sin))
+    quaternions = np.concatenate([cos[:, None], axes * sin[:, None]], axis=1).astype(np.float32)
+    square = (quaternions**2).sum(1, keepdims=True, dtype=float).astype(np.float32).astype(float)
+    quaternions = (quaternions * np.sqrt(2.0 / square)).astype(np.float32)
+    p = quaternions[:, :, None] * quaternions[:, None]
+    x, y, z = (p[:, i] for i in (1, 2, 3))  # [n, 4]: each times w, x, y, z
+    xx, yy, zz = (one[:, i].astype(float) for i, one in ((1, x), (2, y), (3, z)))
+    rows = (
+        *(1.0 - yy - zz, x[:, 2] - z[:, 0], x[:, 3] + y[:, 0]),
+        *(x[:, 2] + z[:, 0], 1.0 - xx - zz, y[:, 3] - x[:, 0]),
+        *(x[:, 3] - y[:, 0], y[:, 3] + x[:, 0], 1.0 - xx - yy),
     )
+    return np.stack(rows, axis=1).reshape(-1, 3, 3).astype(float)
 
 
 def torques(see: Kinematics, position: np.ndarray, rotation: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """[n, 7] before limits. position: [n, 3] and rotation: [n, 3, 3], the goals; bias: [n, 7], Coriolis forces and
     gravity as they are now."""
     jacobian, back = see.jacobian, see.jacobian.swapaxes(1, 2)
-    moving = (jacobian @ see.qd[..., None])[..., 0]
-    force = STIFFNESS * (position - see.position) - DAMPING * moving[:, :3]
-    torque = STIFFNESS * rotation_error(see.rotation, rotation) - DAMPING * moving[:, 3:]
-    inverse = np.linalg.inv(see.inertia)
-    spread = inverse @ back  # [n, 7, 6]
+    error = np.concatenate([position - see.position, rotation_error(see.rotation, rotation)], axis=1)
+    wanted = STIFFNESS * error - DAMPING * (jacobian @ see.qd[..., None])[..., 0]
+    spread = np.linalg.solve(see.inertia, back)  # [n, 7, 6]
     mobility = jacobian @ spread
-    wrench = np.concatenate(
-        [
-            invert(mobility[:, :3, :3]) @ force[..., None],
-            invert(mobility[:, 3:, 3:]) @ torque[..., None],
-        ],
-        axis=1,
-    )
+    # Linear and angular motion are treated as if neither moved the other.
+    halves = mobility.reshape(-1, 2, 3, 2, 3)[:, _HALVES, :, _HALVES]  # [2, n, 3, 3]
+    wrench = invert(halves) @ wanted.reshape(-1, 2, 3, 1).swapaxes(0, 1)
     # Of the pull to the nominal posture, only what does not move the hand: N^T t, N = 1 - M^-1 J^T L J.
     pull = see.inertia @ (POSTURE * (NOMINAL - see.q) - POSTURE_DAMPING * see.qd)[..., None]
     felt = invert(mobility) @ (spread.swapaxes(1, 2) @ pull)
-    return (back @ (wrench - felt) + pull)[..., 0] + bias
+    return (back @ (wrench.swapaxes(0, 1).reshape(-1, 6, 1) - felt) + pull)[..., 0] + bias
 
 
 def rotation_error(here: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """[n, 3, 3] twice -> [n, 3]: half the sum of the cross products of the columns."""
-    a, b = here.swapaxes(1, 2), goal.swapaxes(1, 2)  # rows are columns now
-    cross = a[..., (1, 2, 0)] * b[..., (2, 0, 1)] - a[..., (2, 0, 1)] * b[..., (1, 2, 0)]
-    return 0.5 * (cross[:, 0] + cross[:, 1] + cross[:, 2])
+    product = (here @ goal.swapaxes(1, 2)).reshape(-1, 9)
+    return 0.5 * (product.take(_ABOVE, axis=1) - product.take(_BELOW, axis=1))
 
 
 def invert(matrices: np.ndarray) -> np.ndarray:
-    """[n, k, k]: the inverse; the pseudo-inverse (which the original takes everywhere) where that would be no good."""
+    """[..., k, k]: the inverse; the pseudo-inverse (which the original takes everywhere) where that is no good."""
     try:
         found = np.linalg.inv(matrices)
     except np.linalg.LinAlgError:  # one of them is singular: the others' numbers must not depend on it
-        found = np.stack([_inverse(one) for one in matrices])
-    size = np.abs(matrices).max((1, 2)) * np.abs(found).max((1, 2))
-    for bad in np.flatnonzero(~(size < ILL_CONDITIONED)):
-        if np.isfinite(matrices[bad]).all():
-            found[bad] = np.linalg.pinv(matrices[bad])
+        found = np.full_like(matrices, np.inf)
+        for at in np.ndindex(matrices.shape[:-2]):
+            with suppress(np.linalg.LinAlgError):
+                found[at] = np.linalg.inv(matrices[at])
+    if not np.abs(matrices).max() * np.abs(found).max() < ILL_CONDITIONED:
+        size = np.abs(matrices).max((-2, -1)) * np.abs(found).max((-2, -1))
+        for at in map(tuple, np.argwhere(~(size < ILL_CONDITIONED))):
+            if np.isfinite(matrices[at]).all():
+                found[at] = np.linalg.pinv(matrices[at])
     return found
-
-
-def _inverse(matrix: np.ndarray) -> np.ndarray:
-    try:
-        return np.linalg.inv(matrix)
-    except np.linalg.LinAlgError:
-        return np.full_like(matrix, np.inf)

@@ -29,6 +29,8 @@ class Quirks:
     else it is the hand's present one.
     stale_observations: a policy step's state is that of a physics step before its end, its poses and pictures are of
     one before that (robosuite, observables and MujocoEnv.step); else both are those of the end.
+    flipped_images: row 0 of a picture is at its bottom (robosuite, macros: IMAGE_CONVENTION "opengl") in the original's
+    interface (vector.py); else on top, as everywhere else in t2p.
     language: policies are given the sentence in the task's file name ("file"; LIBERO's benchmark) or the one in the
     file ("bddl"; LIBERO's environments): 29 of 130 differ.
     """
@@ -39,6 +41,7 @@ class Quirks:
     first_substep: bool = True
     kept_orientation: bool = True
     stale_observations: bool = True
+    flipped_images: bool = True
     language: Literal["file", "bddl"] = "file"
 
     def __post_init__(self) -> None:

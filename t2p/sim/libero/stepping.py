@@ -15,7 +15,7 @@ from t2p.sim.environment import refresh
 from t2p.sim.libero import osc
 from t2p.sim.libero.names import Arm
 from t2p.sim.libero.observations import Snapshot
-from t2p.sim.libero.osc import SUBSTEPS, Kinematics, Reader
+from t2p.sim.libero.osc import SUBSTEPS, Kinematics, Reader, Senses
 from t2p.sim.libero.quirks import Quirks
 from t2p.sim.world import write_state
 from t2p.types import InitialState
@@ -28,28 +28,29 @@ AFTER_RESET, AFTER_SETTING = 24, 23
 
 @dataclass(frozen=True)
 class Rig:
-    """What all environments of a task share: the compiled model, where the arm is in it, the arm's nominal kinematics,
-    and the bodies whose frames differ between episodes, [f]."""
+    """What all environments of a task share: the compiled model, of which each environment has its own bodies' frames;
+    where the arm is in it; the arm's nominal kinematics."""
 
     model: mujoco.MjModel
     arm: Arm
     nominal: Kinematics
-    fixtures: np.ndarray
     quirks: Quirks
 
     @staticmethod
-    def of(model: mujoco.MjModel, arm: Arm, fixtures: Sequence[int], quirks: Quirks) -> Rig:
-        return Rig(model, arm, osc.nominal(model, arm), np.array(fixtures, int), quirks)
+    def of(model: mujoco.MjModel, arm: Arm, quirks: Quirks) -> Rig:
+        return Rig(model, arm, osc.nominal(model, arm), quirks)
 
 
 class Puppet:
-    """One environment's physics under control. data: its state; frames: the fixtures' (positions [f, 3], quaternions
-    [f, 4]); snapshot: what is observed of it; between steps the rest is the controller's memory."""
+    """One environment's physics under control. data: its state; frames: the bodies' (positions [nbody, 3], quaternions
+    [nbody, 4]); snapshot: what is observed of it; between steps the rest is the controller's memory."""
 
     def __init__(self, rig: Rig):
         self.rig, self.data = rig, mujoco.MjData(rig.model)
+        mujoco.mj_forward(rig.model, self.data)
         self.reader = Reader(rig.model, self.data, rig.arm)
-        self.frames = rig.model.body_pos[rig.fixtures].copy(), rig.model.body_quat[rig.fixtures].copy()
+        self._ctrl, self._places = self.data.ctrl, (rig.model.body_pos, rig.model.body_quat)
+        self.frames = rig.model.body_pos.copy(), rig.model.body_quat.copy()
         self.renew(AFTER_RESET)
 
     def start(self, state: InitialState, sampled: int = AFTER_SETTING) -> None:
@@ -57,36 +58,31 @@ class Puppet:
         fingers' command is in the middle."""
         model = self.rig.model
         write_state(model, self.data, state)
-        self.frames = model.body_pos[self.rig.fixtures].copy(), model.body_quat[self.rig.fixtures].copy()
+        self.frames = model.body_pos.copy(), model.body_quat.copy()
         self.renew(sampled)
 
     def renew(self, sampled: int) -> None:
         """What the controller and the observations remember when an episode starts."""
         nominal = self.rig.nominal
-        self.goal = nominal.position[0].copy(), nominal.rotation[0].copy()
+        self.goal = nominal.rotation[0].copy()
         self.grip, self.new = np.zeros(2), self.rig.quirks.first_substep
         self.sampled, self.drawn = sampled, self.data.qpos.copy()
         self.snapshot = Snapshot.of(self.data)
 
     def place(self) -> None:
-        """Puts its fixtures into the shared model."""
-        if len(self.rig.fixtures):
-            self.rig.model.body_pos[self.rig.fixtures], self.rig.model.body_quat[self.rig.fixtures] = self.frames
+        """Puts its bodies' frames into the shared model."""
+        for into, frames in zip(self._places, self.frames, strict=True):
+            into[...] = frames
 
-    def aim(self, action: np.ndarray, see: tuple[np.ndarray, ...]) -> None:
-        """Sets the goals for a policy step. see: Kinematics.row."""
-        move = np.minimum(np.maximum(action[:6], -1), 1)
-        position, rotation = see[:2]
-        turned = self.goal[1] if self.rig.quirks.kept_orientation else rotation.copy()
-        if move[3:].any():
-            turned = osc.turn(osc.ROTATION * move[3:]) @ rotation
-        self.goal = position + osc.TRANSLATION * move[:3], turned
-        self.closing = np.sign(action[6]) * np.array([-1.0, 1.0])
+    def begin(self) -> None:
+        """The first half of a physics step."""
+        self.place()
+        mujoco.mj_step1(self.rig.model, self.data)
 
-    def squeeze(self) -> np.ndarray:
-        """[2] the fingers' command in [-1, 1] in the next physics step."""
-        self.grip = np.minimum(np.maximum(self.grip + osc.GRIP_SPEED * self.closing, -1), 1)
-        return self.grip
+    def finish(self, ctrl: np.ndarray) -> None:
+        """The second half of a physics step."""
+        self._ctrl[...] = ctrl
+        mujoco.mj_step2(self.rig.model, self.data)
 
     def note(self, substep: int) -> None:
         """After a physics step: keeps what will be observed."""
@@ -107,41 +103,44 @@ class Puppet:
 def step(puppets: Sequence[Puppet], actions: Sequence[np.ndarray], told: Callable[[], None] = lambda: None) -> None:
     """One policy step of all. actions: [7] each, in [-1, 1] (clipped); told: called after each physics step of all."""
     rig = puppets[0].rig
-    model, arm = rig.model, rig.arm
-    see, bias = Kinematics.empty(len(puppets)), np.zeros((len(puppets), 7))
-    rows = [see.row(i) for i in range(len(puppets))]
-    limits = model.actuator_ctrlrange[arm.torques].T.copy()
-    middle, half = _fingers(model.actuator_ctrlrange[arm.grip])
-    remembered = rig.nominal.row(0)
-    ctrl = np.zeros((len(puppets), model.nu))
-    order = np.concatenate([arm.torques, arm.grip])
+    senses = Senses([puppet.reader for puppet in puppets])
+    ctrl, grips = np.zeros((len(puppets), rig.model.nu)), np.stack([puppet.grip for puppet in puppets])
+    limits, fingers = (rig.model.actuator_ctrlrange[which] for which in (rig.arm.torques, rig.arm.grip))
+    middle, half = fingers.mean(1), (fingers[:, 1] - fingers[:, 0]) / 2
+    closing = osc.GRIP_SPEED * np.sign(np.stack(actions)[:, 6:]) * (-1.0, 1.0)
     for substep in range(SUBSTEPS):
-        for puppet, row, forces in zip(puppets, rows, bias, strict=True):
-            puppet.place()
-            mujoco.mj_step1(model, puppet.data)
-            puppet.reader.read(row)
-            forces[:] = puppet.reader.bias
+        for i, puppet in enumerate(puppets):
+            puppet.begin()
+            senses.look(i)
+        see = senses.kinematics()
         if substep == 0:
-            for puppet, row, action in zip(puppets, rows, actions, strict=True):
-                if puppet.new:
-                    for into, value in zip(row, remembered, strict=True):
-                        into[:] = value
-                    puppet.new = False
-                puppet.aim(action, row)
-            positions = np.stack([puppet.goal[0] for puppet in puppets])
-            rotations = np.stack([puppet.goal[1] for puppet in puppets])
-        wanted = osc.torques(see, positions, rotations, bias)
-        ctrl[:, order[:7]] = np.minimum(np.maximum(wanted, limits[0]), limits[1])
-        ctrl[:, order[7:]] = middle + half * np.stack([puppet.squeeze() for puppet in puppets])
+            goals = _aim(puppets, actions, see)
+        wanted = osc.torques(see, *goals, senses.bias)
+        ctrl[:, rig.arm.torques] = np.minimum(np.maximum(wanted, limits[:, 0]), limits[:, 1])
+        grips = np.minimum(np.maximum(grips + closing, -1), 1)
+        ctrl[:, rig.arm.grip] = middle + half * grips
         for puppet, command in zip(puppets, ctrl, strict=True):
-            puppet.data.ctrl[:] = command
-            mujoco.mj_step2(model, puppet.data)
+            puppet.finish(command)
             puppet.note(substep)
         told()
-    for puppet in puppets:
+    for puppet, grip in zip(puppets, grips, strict=True):
+        puppet.grip = grip
         puppet.end()
 
 
-def _fingers(ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Middle and half width of [2, 2] ranges."""
-    return ranges.mean(1), (ranges[:, 1] - ranges[:, 0]) / 2
+def _aim(puppets: Sequence[Puppet], actions: Sequence[np.ndarray], see: Kinematics) -> tuple[np.ndarray, np.ndarray]:
+    """-> (positions [n, 3], rotations [n, 3, 3]) to reach in this policy step. Puts into `see` what new controllers
+    remember."""
+    for i, puppet in enumerate(puppets):
+        if puppet.new:
+            see.put(i, puppet.rig.nominal)
+            puppet.new = False
+    moves = np.minimum(np.maximum(np.stack(actions)[:, :6], -1), 1)
+    positions = see.position + osc.TRANSLATION * moves[:, :3]
+    kept = puppets[0].rig.quirks.kept_orientation
+    rotations = np.stack([puppet.goal for puppet in puppets]) if kept else see.rotation.copy()
+    turned = moves[:, 3:].any(1)
+    rotations[turned] = (osc.turn(osc.ROTATION * moves[:, 3:]) @ see.rotation)[turned]
+    for puppet, rotation in zip(puppets, rotations, strict=True):
+        puppet.goal = rotation
+    return positions, rotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import mujoco
 import numpy as np
@@ -21,14 +21,16 @@ from t2p.sim.libero import placement
 from t2p.sim.libero.assets import Assets, find_assets, initial_states, load_problem, split_state
 from t2p.sim.libero.bddl import Problem
 from t2p.sim.libero.catalog import ARENAS, CATEGORIES
-from t2p.sim.libero.environment import LiberoEnvironment, LiberoScene
+from t2p.sim.libero.environment import LiberoEnvironment
+from t2p.sim.libero.placement import Placement, find_placement
 from t2p.sim.libero.protocols import Protocol, find_protocol
 from t2p.sim.libero.quirks import Quirks
-from t2p.sim.libero.scene import VIEWS, Profile, build, things
+from t2p.sim.libero.scene import DRAWINGS, VIEWS, Profile, build, things
 from t2p.sim.libero.suites import find_task
 from t2p.sim.task import Judge, Waypoint
 from t2p.types import ActionSpec, InitialState
 
+SEEDS = 2**32  # so many the legacy random stream has
 SAME_PHYSICS = ("2.3.7", "3.3.2")  # versions of MuJoCo under which recorded states come out alike
 
 
@@ -36,13 +38,18 @@ SAME_PHYSICS = ("2.3.7", "3.3.2")  # versions of MuJoCo under which recorded sta
 class LiberoTask:
     """name: suite/task, or suite/index. control: "osc_delta", LIBERO's only one. protocol: of evaluation (see
     protocols.py). libero_root: where LIBERO's files are, None: see assets.find_assets. profile: how it is drawn,
-    "faithful" or "fast" (a smaller shadow map). quirks: the original's."""
+    "faithful" or "fast" (a smaller shadow map). settled: whether the protocol's settling steps pass within a reset.
+    proprio: what is observed beside pictures, "demonstrations" (joint_states [7], gripper_states [2] and ee_states [6],
+    as LIBERO's demonstrations have them) or "observables" (all that the original observes, float64; observations.py).
+    quirks: the original's."""
 
     name: str
     control: str = "osc_delta"
     protocol: str = "libero"
     libero_root: str | None = None
     profile: Profile = "faithful"
+    settled: bool = True
+    proprio: Literal["demonstrations", "observables"] = "demonstrations"
     quirks: Quirks = field(default_factory=Quirks)
 
     environment: ClassVar[type[LiberoEnvironment]] = LiberoEnvironment
@@ -54,6 +61,10 @@ class LiberoTask:
         if self.control != "osc_delta":
             raise UserError(f"{self.name}: LIBERO's tasks are controlled by 'osc_delta'; got {self.control!r}")
         find_protocol(self.protocol)
+        if self.profile not in DRAWINGS:
+            raise UserError(f"{self.name}: unknown profile {self.profile!r}; expected one of {', '.join(DRAWINGS)}")
+        if self.proprio not in ("demonstrations", "observables"):
+            raise UserError(f"{self.name}: proprio must be demonstrations or observables; got {self.proprio!r}")
 
     @property
     def suite(self) -> str:
@@ -110,7 +121,7 @@ class LiberoTask:
 
     @property
     def settle(self) -> int:
-        return self.rules.settle
+        return self.rules.settle if self.settled else 0
 
     @property
     def idle(self) -> np.ndarray:
@@ -124,30 +135,39 @@ class LiberoTask:
     def build(self, profile: Profile | None = None) -> mujoco.MjSpec:
         return build(self.problem, self.assets, profile or self.profile)
 
-    def start(self, scene: LiberoScene, seed: int) -> InitialState:
-        """Where the episode of a seed starts."""
-        drawn, _ = placement.reset(scene.placement, np.random.RandomState(seed))
-        states = self.rules.states
-        return drawn if not states else self._published(scene.model, drawn, self.rules.state(seed))
+    def start(self, found: Placement, seed: int, state: int | np.ndarray | None = None) -> InitialState:
+        """Where the episode of a seed starts. state: the number of a published initial state, or one [1 + nq + nv]
+        (time, qpos, qvel); None: the protocol's."""
+        if not 0 <= seed < SEEDS:
+            raise UserError(f"{self.name}: a seed is a number from 0 to {SEEDS - 1}, got {seed}")
+        drawn, _ = placement.reset(found, np.random.RandomState(seed))
+        if state is None and not self.rules.states:
+            return drawn
+        given = self.rules.state(seed) if state is None else state
+        return self._with(found.model, drawn, np.asarray(given) if np.ndim(given) else self.published(int(given)))
 
     def stored(self, model: mujoco.MjModel, data: mujoco.MjData, index: int) -> InitialState:
         """The index-th published initial state, fixtures as the model has them."""
         here = InitialState(0.0, model.qpos0, np.zeros(model.nv), model.body_pos.copy(), model.body_quat.copy())
-        return self._published(model, here, index)
+        return self._with(model, here, self.published(index))
 
-    def _published(self, model: mujoco.MjModel, where: InitialState, index: int) -> InitialState:
+    def published(self, index: int) -> np.ndarray:
+        """[1 + nq + nv] the index-th published initial state: time, qpos, qvel."""
         states = _states(self.name, self.libero_root)
         if not 0 <= index < len(states):
             raise UserError(f"{self.name} has the initial states 0 to {len(states) - 1}; got {index}")
-        time, qpos, qvel = split_state(states[index], model.nq, model.nv)
+        return states[index]
+
+    def _with(self, model: mujoco.MjModel, where: InitialState, state: np.ndarray) -> InitialState:
+        time, qpos, qvel = split_state(state, model.nq, model.nv)
         return replace(where, time=float(time), qpos=qpos.copy(), qvel=qvel.copy())
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """[1] the random seed of a reset."""
-        return rng.integers(2**32, size=1).astype(float)
+        return rng.integers(SEEDS, size=1).astype(float)
 
     def place(self, model: mujoco.MjModel, data: mujoco.MjData, configuration: np.ndarray) -> InitialState:
-        found = placement.find_placement(model, self.problem, self.quirks)
+        found = find_placement(model, self.problem, self.quirks)
         return placement.reset(found, np.random.RandomState(int(configuration[0])))[0]
 
     def controller(self, model: mujoco.MjModel, data: mujoco.MjData) -> Controller:

@@ -1,9 +1,10 @@
 """What all renderers share: the pictures, the cameras, and what is drawn.
 
-Drawn are geoms of groups 0 to 2, or as a model's custom numeric "drawn_groups" [6] of 0 and 1 says, whose colour is not
-wholly transparent; groups from 3 on are for collision only, by MuJoCo's convention. Sites of groups 0 to 2 are drawn by
-OpenGL alone. Cameras, frames, tendons, contacts and other decorations are not drawn. A plane ends at its
-half-sizes (0: endless), although physics goes on. Nothing is seen beyond the far clipping plane.
+Drawn are geoms of groups 0 to 2 whose colour is not wholly transparent; groups from 3 on are for collision only, by
+MuJoCo's convention. Sites, cameras, frames, tendons, contacts and other decorations are not drawn. A model may say
+otherwise, by a custom numeric "drawn_groups" [6] of 0 and 1: then these groups of geoms are drawn, and, by OpenGL alone
+and in colour alone, sites of groups 0 to 2. A plane ends at its half-sizes (0: endless), although physics goes on.
+Nothing is seen beyond the far clipping plane.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from t2p.types import Camera
 
 Size = tuple[int, int]  # (height, width) in pixels
 
-GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # which groups of geoms and sites are drawn
-DRAWN = "drawn_groups"  # a model's numeric of this name says it otherwise, for geoms
+GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # which groups are drawn
+DRAWN = "drawn_groups"  # a model's numeric of this name says it otherwise
 NOTHING = -1
 
 
@@ -43,13 +44,13 @@ class Surfaces(NamedTuple):
     bodies: np.ndarray
 
 
-def geom_groups(model: mujoco.MjModel) -> np.ndarray:
-    """[6] uint8: the groups of geoms that are drawn."""
+def drawn_groups(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
+    """[6] uint8 twice: the groups of geoms and of sites that are drawn."""
     number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_NUMERIC, DRAWN)
     if number < 0:
-        return GROUPS
+        return GROUPS, np.zeros_like(GROUPS)
     first = model.numeric_adr[number]
-    return model.numeric_data[first : first + len(GROUPS)].astype(np.uint8)
+    return model.numeric_data[first : first + len(GROUPS)].astype(np.uint8), GROUPS
 
 
 class Renderer(Protocol):

@@ -8,15 +8,14 @@ import mujoco
 import numpy as np
 
 from t2p.sim.render.common import (
-    GROUPS,
     NOTHING,
     Frame,
     Size,
     Surfaces,
     camera_number,
     check_size,
+    drawn_groups,
     far_plane,
-    geom_groups,
 )
 from t2p.sim.render.contexts import Context, make_context
 
@@ -39,18 +38,17 @@ class GLRenderer:
             raise
         self._context, self._drawing = context, drawing
         self._scene = mujoco.MjvScene(model, maxgeom=max(1000, 2 * model.ngeom))
-        self._options = _options(model)
+        self._options, self._solid = _options(model, sites=True), _options(model, sites=False)
         self._release = weakref.finalize(self, _free, context, drawing)
 
     def render(self, data: mujoco.MjData, camera: str, size: Size) -> Frame:
-        size = self._look(data, camera, size)
-        return Frame(self._draw_colors(size), *self._draw_ids(size))
+        return Frame(self.rgb(data, camera, size), *self.surfaces(data, camera, size))
 
     def surfaces(self, data: mujoco.MjData, camera: str, size: Size) -> Surfaces:
-        return self._draw_ids(self._look(data, camera, size))
+        return self._draw_ids(self._look(data, camera, size, self._solid))
 
     def rgb(self, data: mujoco.MjData, camera: str, size: Size) -> np.ndarray:
-        return self._draw_colors(self._look(data, camera, size))
+        return self._draw_colors(self._look(data, camera, size, self._options))
 
     def depth(self, data: mujoco.MjData, camera: str, size: Size) -> np.ndarray:
         return self.surfaces(data, camera, size).depth
@@ -61,14 +59,14 @@ class GLRenderer:
     def close(self) -> None:
         self._release()
 
-    def _look(self, data: mujoco.MjData, camera: str, size: Size) -> Size:
+    def _look(self, data: mujoco.MjData, camera: str, size: Size, options: mujoco.MjvOption) -> Size:
         """Makes ready to draw what the camera sees."""
         if not self._release.alive:
             raise ValueError("this renderer is closed")
         height, width = check_size(size)
         view = mujoco.MjvCamera()
         view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera_number(self._model, camera)
-        mujoco.mjv_updateScene(self._model, data, self._options, None, view, _DRAWN, self._scene)
+        mujoco.mjv_updateScene(self._model, data, options, None, view, _DRAWN, self._scene)
         self._context.make_current()
         drawing = self._drawing
         if width > drawing.offWidth or height > drawing.offHeight:
@@ -120,9 +118,12 @@ def _free(context: Context, drawing: mujoco.MjrContext) -> None:
     context.free()
 
 
-def _options(model: mujoco.MjModel) -> mujoco.MjvOption:
+def _options(model: mujoco.MjModel, sites: bool) -> mujoco.MjvOption:
+    """sites: drawn too, where the model has it so. Not where surfaces are drawn: those that are hidden by their colour
+    would cover what is there."""
     options = mujoco.MjvOption()
-    options.geomgroup[:], options.sitegroup[:] = geom_groups(model), GROUPS
+    options.geomgroup[:], shown = drawn_groups(model)
+    options.sitegroup[:] = shown if sites else 0
     for groups in ("jointgroup", "tendongroup", "actuatorgroup", "flexgroup", "skingroup"):
         getattr(options, groups)[:] = 0
     options.flags[:] = 0

@@ -21,8 +21,8 @@ from t2p.sim.render.common import (
     Surfaces,
     camera_number,
     check_size,
+    drawn_groups,
     far_plane,
-    geom_groups,
     intrinsics,
 )
 from t2p.sim.render.shading import shade, sky_color
@@ -114,7 +114,7 @@ def cast(
     geoms, distance = np.full(len(rays), NOTHING, dtype=np.int32), np.full(len(rays), -1.0)
     # Releases after 3.3.2 can also return normals, in one more argument before the count; None leaves them out.
     normals = (None,) if "normal" in (mujoco.mj_multiRay.__doc__ or "") else ()
-    arguments = (geom_groups(model), 1, -1, geoms, distance, *normals, len(rays), cutoff)
+    arguments = (drawn_groups(model)[0], 1, -1, geoms, distance, *normals, len(rays), cutoff)
     mujoco.mj_multiRay(model, data, origin, np.ascontiguousarray(rays).ravel(), *arguments)
     return geoms, distance
 

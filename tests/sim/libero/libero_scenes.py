@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from math import cos, sin
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -12,6 +13,7 @@ from t2p.sim.libero.assets import Assets, load_problem
 from t2p.sim.libero.bddl import Problem
 from t2p.sim.libero.catalog import ARENAS, CATEGORIES
 from t2p.sim.libero.scene import Profile, build
+from t2p.sim.libero.task import LiberoTask
 
 
 @functools.lru_cache(maxsize=4)
@@ -35,3 +37,10 @@ def place_fixtures(compiled: mujoco.MjModel, problem: Problem) -> None:
         body = compiled.body(f"{name}_main").id
         compiled.body_pos[body] = np.array([(x0 + x1) / 2, (y0 + y1) / 2, 0]) + (*arena.offset[:2], height)
         compiled.body_quat[body] = cos(angle / 2), 0, 0, sin(angle / 2)
+
+
+STOVE = "libero_10/2"  # the fewest contacts; a stove that stands elsewhere in each episode
+
+
+def task(assets: Assets, name: str = STOVE, **options: Any) -> LiberoTask:
+    return LiberoTask(name, libero_root=str(assets.libero), **options)

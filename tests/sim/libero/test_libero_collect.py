@@ -1,0 +1,72 @@
+"""Scripted demonstrations of LIBERO's tasks: which seeds become one, and what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t2p import collect_libero as collecting
+from t2p.collect_libero import FAILURES, LiberoCollection, collect_libero
+from t2p.data.sources import open_source
+from t2p.data.store import Dataset
+from t2p.io import UserError
+from t2p.sim.batch import BatchedSim
+from t2p.sim.libero.assets import Assets
+from t2p.sim.libero.task import LiberoTask
+from t2p.sim.render import why_not
+
+TASK = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
+
+
+@pytest.mark.skipif(why_not("egl") is not None, reason="pictures need EGL")
+def test_a_demonstration_is_written_twice_and_solves_the_task(assets: Assets, tmp_path: Path) -> None:
+    options = (("libero_root", str(assets.libero)),)
+    what = LiberoCollection("libero_object/0", 1, seed=3, size=(24, 32), profile="fast", options=options)
+    assert what.names() == (TASK,)
+    done: list[int] = []
+    failures = collect_libero(what, tmp_path, progress=done.append)
+    assert set(failures) == {TASK} and done == [1]
+    file = tmp_path / "hdf5" / f"{TASK}_demo.hdf5"
+    stored = open_source(file).read(f"{file.stem}/demo_0")
+    ours, length = Dataset(tmp_path, "train"), len(stored.columns["actions"])
+    assert ours.infos[0].length == length - 1 and ours.infos[0].language == (LiberoTask(TASK).instruction,)
+    assert ours.frames(0, "agentview", [0]).shape == (1, 24, 32, 3)
+    np.testing.assert_allclose(ours.column(0, "actions"), stored.columns["actions"][1:], atol=1e-6)
+    # The same actions from the same start reach the goal.
+    task = LiberoTask(TASK, libero_root=str(assets.libero))
+    with BatchedSim(task, 1) as sim:
+        sim.reset([3])
+        results = [sim.step(action[None]) for action in stored.columns["actions"]]
+        assert results[-1].success[0]
+    before = file.read_bytes()
+    assert collect_libero(what, tmp_path) == {} and file.read_bytes() == before
+
+
+def test_failed_starts_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def act(what: LiberoCollection, name: str, seed: int) -> str | None:
+        tried.append(seed)
+        return None if seed % 3 == 0 else f"demo {seed}"
+
+    monkeypatch.setattr(collecting, "_act", act)
+    what, failures, done = LiberoCollection(TASK, 3), {TASK: 0}, []
+    found = list(collecting._wanted(what, TASK, 0, failures, done.append))
+    assert found == ["demo 1", "demo 2", "demo 4"] and tried == [0, 1, 2, 3, 4]
+    assert failures == {TASK: 2} and done == [1, 1, 1]
+
+
+def test_a_script_that_always_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "_act", lambda what, name, seed: None)
+    with pytest.raises(UserError, match=rf"the script failed in {2 * FAILURES} of the starts"):
+        list(collecting._wanted(LiberoCollection(TASK, 2), TASK, 0, {TASK: 0}, lambda n: None))
+
+
+def test_what_cannot_be_collected() -> None:
+    assert len(LiberoCollection("libero_goal", 1).names()) == 10
+    with pytest.raises(UserError, match="episodes 0"):
+        LiberoCollection("libero_goal", 0).names()
+    with pytest.raises(UserError, match="unknown task 'libero_goal/turn_on_the_stov'"):
+        LiberoCollection("libero_goal/turn_on_the_stov", 1).names()
