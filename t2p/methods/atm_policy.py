@@ -122,6 +122,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
             f"model.tracks is {m.tracks!r}, model.net.modality_ids {m.net.modality_ids!r}, window.tracks_see "
             f"{w.tracks_see!r}; expected one of {', '.join(TRACKS)}; of {', '.join(MODALITY_IDS)}; of clean, augmented"
         )
+    if config.data.features and w.tracks_see != "clean":
+        raise UserError(
+            f"window.tracks_see is {w.tracks_see!r} and data.features {config.data.features!r}; cached tracks are "
+            "those of pictures as they are: set window.tracks_see to clean, or data.features to ''"
+        )
     if not w.views or len(w.image_size) != 2 or any(side % (2 * m.net.patch) for side in w.image_size):
         raise UserError(
             f"window.views is {tuple(w.views)} and window.image_size {tuple(w.image_size)}; expected at least one "

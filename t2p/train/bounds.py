@@ -41,12 +41,6 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for a shared key whose value no training can use, naming key, value and bound."""
     check_bounds(config, BOUNDS)
     Augment(**config.data.augment)
-    if config.data.features and config.data.augment.probability:
-        raise UserError(
-            f"data.augment.probability is {config.data.augment.probability} and data.features "
-            f"{config.data.features!r}; cached features are those of the pictures as they are: set one of the two to "
-            "nothing"
-        )
     if config.dtype not in DTYPES:
         raise UserError(f"dtype is {config.dtype!r}; expected one of {', '.join(DTYPES)}")
     for key, value in {

@@ -183,10 +183,7 @@ def make_plan(
     assert block is not None, "make_mesh gives every process one run of rows"
     config = with_statistics(config, blank=example is not None)
     stage = make_stage(config, platform)
-    if config.data.features and stage.window.feature_set is None:
-        raise UserError(
-            f"data.features is {config.data.features!r}, and the stage {config.stage} reads none; set it to ''"
-        )
+    check_cache(config, stage)
     text = _embed(config) if stage.window.text and example is None else None
     example = example or _example(config, stage, text)
     variables = jax.eval_shape(lambda: stage.init(jax.random.key(0), _zeros(example)))
@@ -197,6 +194,19 @@ def make_plan(
     shapes = jax.eval_shape(_initial(stage, step, example))
     state = with_shardings(shapes, state_shardings(shapes, optimizer, held, mesh, config))
     return Plan(config, cast(Mesh, mesh), stage, text, example, step, state, block)
+
+
+def check_cache(config: ml_collections.ConfigDict, stage: Stage) -> None:
+    """UserError for cached features that the stage does not read, or that stand for pictures to be augmented. Beside
+    augmented pictures (ATM's policy) features are welcome: they are those of the pictures as they are."""
+    features, probability = config.data.features, config.data.augment.probability
+    if features and stage.window.feature_set is None:
+        raise UserError(f"data.features is {features!r}, and the stage {config.stage} reads none; set it to ''")
+    if features and probability and stage.window.images is None:
+        raise UserError(
+            f"data.augment.probability is {probability} and data.features {features!r}; cached features are those of "
+            "the pictures as they are: set one of the two to nothing"
+        )
 
 
 def check_accelerator(wanted: str, platform: str = "") -> None:

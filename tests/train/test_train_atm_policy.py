@@ -23,6 +23,7 @@ from t2p.train.defaults import source_config
 from t2p.train.evals import Eval
 from t2p.train.features import Job, cache_features
 from t2p.train.loop import train
+from t2p.train.plan import make_plan
 from t2p.train.statistics import with_statistics
 from t2p.types import Batch
 
@@ -128,6 +129,18 @@ def test_cached_tracks_are_those_that_would_be_predicted(cached: Path) -> None:
         found.append(tracks)
     assert found[0].shape == (2, 2, 3, 16, 8, 2) and np.ptp(found[0]) > 0.1
     np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_cached_tracks_go_with_augmented_pictures(cached: Path) -> None:
+    """As the released variant trains on them: tracks are those of the pictures as they are."""
+    c = config("atm/policy", cached / "d", cached / "tracker")
+    c.data.features = "tracks"
+    c.data.augment.update({"probability": 1.0, "brightness": 0.3, "shift": 4})
+    plan = make_plan(c)
+    assert set(plan.example.features) == set(plan.example.images) == {"front", "wrist"} and not plan.example.clean
+    c.window.tracks_see = "augmented"
+    with pytest.raises(UserError, match=r"window.tracks_see is 'augmented'"):
+        make_plan(c)
 
 
 def test_features_of_another_track_transformer_are_refused(cached: Path, tmp_path: Path) -> None:

@@ -202,9 +202,10 @@ def test_a_dataset_that_changed_is_refused_and_cached_again_where_it_did(where: 
 
 
 def test_what_cannot_use_a_cache_is_refused_at_the_door(where: Path) -> None:
-    path = f"{CONFIGS}/forward_dynamics.py:released"
+    c = config("forward_dynamics", where, "half")
+    c.data.augment.probability = 0.5
     with pytest.raises(UserError, match=r"data.augment.probability is 0.5 and data.features 'half'"):
-        load_config(path, ["--config.data.features=half", "--config.data.augment.probability=0.5"])
+        train(c, where / "no")
     with pytest.raises(UserError, match=r"data.features is 'half', and the image encoder is trained"):
         make_stage(config("forward_dynamics", where, "half", trained=True))
     c = config("inverse_dynamics", where, "half")
