@@ -32,6 +32,7 @@ def policy(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> dict[
     dict. Gradients are those of the loss in evaluation mode."""
     arrays = strip_prefix(checkpoint, ANCHOR)
     settings, tracker = policy_settings(meta["constructor"]), model_settings(meta["track_transformer_constructor"])
+    settings["track_steps"] = track_steps(arrays, settings)
     rows = all_rows(settings, tracker)
     variables = policy_variables(rows, arrays)
     stage = make_stage(meta["constructor"], settings, tracker, inputs["task_emb"].shape[-1])
@@ -76,6 +77,13 @@ def policy_settings(constructor: Mapping[str, Any]) -> dict[str, Any]:
         "head_layers": head["num_layers"],
         "squash": head.get("action_squash", False),
     }
+
+
+def track_steps(arrays: Arrays, settings: Mapping[str, Any]) -> int:
+    """How many steps of a predicted track the policy is given: fewer than the constructor's shapes say where tracks
+    are cut short (the track-length ablation), which the weights know. As settings say where the table is missing."""
+    table = arrays.get("track_patch_pos_embed")
+    return settings["track_steps"] if table is None else table.shape[1] // settings["views"] * settings["track_patch"]
 
 
 def _depth(chosen: Mapping[str, Any]) -> Depth:

@@ -50,6 +50,14 @@ def test_settings_follow_the_constructor(fixture):
     assert settings["spatial"] == Depth(2, 4, 12, 96)
 
 
+def test_the_weights_tell_how_far_tracks_are_cut(fixture):
+    settings = atm_policy.policy_settings(fixture[0]["constructor"]) | {"track_patch": 4}
+    assert settings["track_steps"] == 16
+    weights = {"track_patch_pos_embed": np.zeros((1, 4, 48))}  # two patches of four steps in each of two views
+    assert atm_policy.track_steps(weights, settings) == 8
+    assert atm_policy.track_steps({}, settings) == 16
+
+
 def test_weights_that_do_not_fit_are_named(fixture):
     meta, inputs, checkpoint, _ = fixture
     with pytest.raises(UserError, match="modality_embed"):
