@@ -65,9 +65,10 @@ class Attached:
     local: np.ndarray
 
     def positions(self, data: mujoco.MjData) -> np.ndarray:
-        """Where the points are: [N, 3] float64, world frame. Bodies' poses must be up to date (mj_forward, mj_step)."""
-        rotations = data.xmat.reshape(-1, 3, 3)[self.bodies]
-        return data.xpos[self.bodies] + (rotations @ self.local[..., None])[..., 0]
+        """Where the points are: [N, 3] float64, world frame. Bodies' poses must be up to date (mj_forward, mj_step).
+        Poses of several moments, xpos [..., nbody, 3] and xmat [..., nbody, 9]: [..., N, 3]."""
+        rotations = data.xmat.reshape(*data.xpos.shape, 3)[..., self.bodies, :, :]
+        return data.xpos[..., self.bodies, :] + (rotations @ self.local[..., None])[..., 0]
 
 
 def attach(model: mujoco.MjModel, data: mujoco.MjData, points: np.ndarray, bodies: np.ndarray) -> Attached:
@@ -107,23 +108,34 @@ def visible(
     camera: Camera,
     tolerance: float = 0.005,
 ) -> np.ndarray:
-    """Which points [N, 3] (camera frame) on bodies `own` [N] are seen in a rendered `depth` and `bodies` [H, W]: [N].
+    """Which points [..., N, 3] (camera frame) on bodies `own` [N] are seen in a rendered `depth` and `bodies`
+    [..., H, W], a picture for each set of points: [..., N].
 
     Seen is a point in front of the camera, inside the image, and not more than `tolerance` metres behind the surface
     rendered at the pixel that it falls into. On a surface seen at a grazing angle depth changes by more than that
     within a pixel; so, where the pixel shows the point's own body, the farthest depth of that body in the 3 x 3 pixels
     around counts instead. Wrong by at most a pixel, at silhouettes."""
     height, width = camera.size
-    if depth.shape != (height, width) or bodies.shape != (height, width):
-        raise UserError(f"the camera is for {height} x {width} pixels; depth has {depth.shape}, bodies {bodies.shape}")
-    place, z = to_image(points, camera), points[:, 2]
+    pictures = (*points.shape[:-2], height, width)
+    if depth.shape != pictures or bodies.shape != pictures:
+        raise UserError(
+            f"the points and camera are for pictures {pictures}; depth has {depth.shape}, bodies {bodies.shape}"
+        )
+    place, z = to_image(points, camera), points[..., 2]
     inside = (z > 0) & ((place >= 0) & (place < 1)).all(axis=-1)
-    column, row = (np.where(inside[:, None], place, 0) * (width, height)).astype(int).T
-    column, row = np.minimum(column, width - 1), np.minimum(row, height - 1)
-    limit = depth[row, column].astype(np.float64)
-    on_own = bodies[row, column] == own
+    place = np.where(inside[..., None], place, 0) * (width, height)
+    column, row = np.minimum(place[..., 0].astype(int), width - 1), np.minimum(place[..., 1].astype(int), height - 1)
+    limit = _pixels(depth, row, column).astype(np.float64)
+    on_own = _pixels(bodies, row, column) == own
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             near = np.clip(row + down, 0, height - 1), np.clip(column + right, 0, width - 1)
-            limit = np.where(on_own & (bodies[near] == own), np.maximum(limit, depth[near]), limit)
+            same = on_own & (_pixels(bodies, *near) == own)
+            limit = np.where(same, np.maximum(limit, _pixels(depth, *near)), limit)
     return inside & (z <= limit + tolerance)
+
+
+def _pixels(pictures: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """[..., N] of pictures [..., H, W] at rows and columns [..., N]."""
+    *lead, height, width = pictures.shape
+    return np.take_along_axis(pictures.reshape(*lead, height * width), row * width + column, axis=-1)

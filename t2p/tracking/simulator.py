@@ -6,8 +6,7 @@ It needs what `t2p collect` writes, the physical state of every frame ("sim/qpos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import mujoco
@@ -28,20 +27,23 @@ FAR = 1000.0  # metres: where nothing is seen, a point stands for what is behind
 
 
 class Poses(NamedTuple):
-    """Of all bodies in one frame, as MuJoCo's data has them."""
+    """Of all bodies, as MuJoCo's data has them, here of several frames: xpos [T, nbody, 3], xmat [T, nbody, 9]."""
 
     xpos: np.ndarray
     xmat: np.ndarray
 
+    def at(self, t: int | np.ndarray) -> Poses:
+        return Poses(self.xpos[t], self.xmat[t])
+
 
 @dataclass(frozen=True)
 class Looks:
-    """A recording seen from one camera: what it sees, where it is and where the bodies are, frame by frame."""
+    """A recording seen from one camera. frames: what it sees, [T, H, W] each; camera: with T_base_cam [T, 4, 4]."""
 
     model: mujoco.MjModel
-    frames: Sequence[Surfaces]
-    cameras: Sequence[Camera]
-    poses: Sequence[Poses]
+    frames: Surfaces
+    camera: Camera
+    poses: Poses
 
 
 class Simulator(Tracker):
@@ -108,12 +110,14 @@ class SimulatorClip(Tracker):
         for t in range(len(shown)):
             frames.append(shown.surfaces(t, self.view, size))
             cameras.append(camera_of(shown.model, shown.data, shown.task.views[self.view], size))
-            poses.append(Poses(shown.data.xpos.copy(), shown.data.xmat.copy()))
-        return Looks(shown.model, frames, cameras, poses)
+            poses.append((shown.data.xpos.copy(), shown.data.xmat.copy()))
+        camera = replace(cameras[0], T_base_cam=np.stack([camera.T_base_cam for camera in cameras]))
+        seen, moved = (map(np.stack, zip(*each, strict=True)) for each in (frames, poses))
+        return Looks(shown.model, Surfaces(*seen), camera, Poses(*moved))
 
     def track(self, features: Looks, queries: np.ndarray, span: Span | None = None) -> Tracks:
-        queries, span = check_queries(queries, len(features.frames), span)
-        indices = frame_indices(len(features.frames), span)
+        queries, span = check_queries(queries, len(features.poses.xpos), span)
+        indices = frame_indices(len(features.poses.xpos), span)
         points = np.empty((len(indices), len(queries), 2), np.float32)
         seen = np.empty(points.shape[:-1], bool)
         for t in np.unique(queries[:, 0]).astype(int):
@@ -124,26 +128,22 @@ class SimulatorClip(Tracker):
 
 def _follow(looks: Looks, t: int, places: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is seen at places [N, 2] in frame t, in the frames `indices` [S]: points [S, N, 2], visible [S, N]."""
-    frame, camera = looks.frames[t], looks.cameras[t]
+    camera, depth, bodies = looks.camera, looks.frames.depth, looks.frames.bodies
     height, width = camera.size
     pixels = to_raster(places, camera.size)
     column, row = np.clip(pixels.astype(int), 0, (width - 1, height - 1)).T
-    depth, own = frame.depth[row, column].astype(np.float64), frame.bodies[row, column]
-    nothing = ~np.isfinite(depth) | (own < 0)
-    depth, own = np.where(nothing, FAR, depth), np.where(nothing, 0, own)
-    fixed = attach(looks.model, looks.poses[t], from_camera(unproject(pixels, depth, camera.K), camera), own)
-    points, seen = [], []
-    for i in indices:
-        at = to_camera(fixed.positions(looks.poses[i]), looks.cameras[i])
-        other = looks.frames[i]
-        points.append(_in_front(at, looks.cameras[i]))
-        own_seen = visible(at, own, other.depth, other.bodies, looks.cameras[i])
-        seen.append(np.where(nothing, at[:, 2] > 0, own_seen))
-    return np.stack(points), np.stack(seen)
+    z, own = depth[t, row, column].astype(np.float64), bodies[t, row, column]
+    nothing = ~np.isfinite(z) | (own < 0)
+    z, own = np.where(nothing, FAR, z), np.where(nothing, 0, own)
+    then = replace(camera, T_base_cam=camera.T_base_cam[t])
+    fixed = attach(looks.model, looks.poses.at(t), from_camera(unproject(pixels, z, camera.K), then), own)
+    moving = replace(camera, T_base_cam=camera.T_base_cam[indices, None])
+    at = to_camera(fixed.positions(looks.poses.at(indices)), moving)
+    seen = visible(at, own, depth[indices], bodies[indices], camera)
+    return _in_front(at, camera), np.where(nothing, at[..., 2] > 0, seen)
 
 
 def _in_front(at: np.ndarray, camera: Camera) -> np.ndarray:
-    """Camera frame [N, 3] -> picture [N, 2]; points behind the camera go to where they left it, far outside."""
-    return np.clip(
-        np.nan_to_num(to_image(np.where(at[:, 2:] > 1e-6, at, at * (1, 1, 0) + (0, 0, 1e-6)), camera)), -10, 10
-    )
+    """Camera frame [..., 3] -> picture [..., 2]; points behind the camera go to where they left it, far outside."""
+    ahead = np.where(at[..., 2:] > 1e-6, at, at * (1, 1, 0) + (0, 0, 1e-6))
+    return np.clip(np.nan_to_num(to_image(ahead, camera)), -10, 10)

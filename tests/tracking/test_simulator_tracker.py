@@ -39,7 +39,7 @@ def test_points_of_the_table_stand_still_and_those_of_the_cube_go_with_it(folder
     centres = np.argwhere(np.ones(SIZE))[::7, ::-1] + 0.5
     queries = np.concatenate([np.zeros((len(centres), 1)), centres / SIZE[0]], axis=1)
     tracks = clip.track(looks, queries)
-    own = looks.frames[0].bodies[centres[:, 1].astype(int), centres[:, 0].astype(int)]
+    own = looks.frames.bodies[0][centres[:, 1].astype(int), centres[:, 0].astype(int)]
     (world,) = body_ids(looks.model, ["world"])[:1]
     assert np.abs(tracks.points[:, own == world] - tracks.points[:1, own == world]).max() < 1e-6
     recording = replay(data, 0, "rays")

@@ -38,7 +38,7 @@ class Frame:
 
 
 class Surfaces(NamedTuple):
-    """A Frame without colours, which cost most of it. depth: [H, W]; bodies: [H, W]."""
+    """A Frame without colours, which cost most of it. depth: [..., H, W]; bodies: [..., H, W]."""
 
     depth: np.ndarray
     bodies: np.ndarray
