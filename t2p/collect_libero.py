@@ -1,6 +1,8 @@
-"""Scripted demonstrations of LIBERO's tasks: files in LIBERO's own layout, and the dataset that is read from them.
+"""New demonstrations of LIBERO's tasks, by a script or adapted from recorded ones: files in LIBERO's own layout, and
+the dataset that is read from them.
 
     collect_libero(LiberoCollection("libero_object/0", episodes=10), "OUT")
+    collect_libero(LiberoCollection("libero_10/0", episodes=50, adapt="libero_10/..._demo.hdf5"), "OUT")
 
 OUT/hdf5/<suite>/<task>_demo.hdf5 are what LIBERO's own demonstrations are, for programs that read those; OUT itself is
 a dataset of ours with frame, state and action of one moment in a row (source `libero`, align "causal").
@@ -32,6 +34,7 @@ from t2p.data.sources.libero import LiberoSource
 from t2p.geometry.rotations import quaternion_to_axis_angle
 from t2p.io import PathLike, UserError
 from t2p.sim import registry
+from t2p.sim.libero.adaptation import Recording, adapted, cut
 from t2p.sim.libero.environment import LiberoEnvironment
 from t2p.sim.libero.experts import demonstration
 from t2p.sim.libero.scene import VIEWS, Profile
@@ -46,7 +49,8 @@ FAILURES = 5  # so many times as many seeds are tried as demonstrations are want
 class LiberoCollection:
     """What is collected. tasks: suite/task, suite/index, or a whole suite. episodes: of each task; seed: the first
     rollout's number. size: (H, W) of the pictures; profile: how they are drawn. options: of the tasks (protocol,
-    libero_root)."""
+    libero_root). adapt: LIBERO's demonstrations, a file or a folder of them, that are adapted to new starts
+    (t2p.sim.libero.adaptation); "": the tasks' scripts act."""
 
     tasks: str
     episodes: int
@@ -55,6 +59,7 @@ class LiberoCollection:
     profile: Profile = "faithful"
     renderer: str = "auto"
     options: tuple[tuple[str, Any], ...] = ()
+    adapt: str = ""
 
     def names(self) -> tuple[str, ...]:
         """The tasks; UserError for what cannot be collected."""
@@ -78,7 +83,7 @@ def collect_libero(
     progress: Callable[[int], None] = lambda episodes: None,
 ) -> dict[str, int]:
     """Writes OUT. workers: processes that act (0: this one). -> {task: seeds that failed and were replaced}, of tasks
-    whose file was not there. UserError where a task's script fails too often."""
+    whose file was not there. UserError where a task's script, or what was adapted, fails too often."""
     failures: dict[str, int] = {}
     for name in what.names():
         suite, task = name.split("/", 1)
@@ -97,8 +102,8 @@ def collect_libero(
         settings=settings,
         split=split,
         episodes_per_shard=episodes_per_shard,
-        name=f"{what.tasks} (scripted)",
-        licence="Apache-2.0",
+        name=f"{what.tasks} ({'adapted' if what.adapt else 'scripted'})",
+        licence="" if what.adapt else "Apache-2.0",
     )
     if skipped:
         raise UserError(f"{len(skipped)} demonstrations could not be read; the first: {skipped[0].reason}")
@@ -124,19 +129,52 @@ def _wanted(
                 continue
             failures[name] += 1
             if failures[name] >= FAILURES * what.episodes:
-                raise UserError(f"{name}: the script failed in {failures[name]} of the starts that were tried")
+                raise UserError(f"{name}: {_actor_is(what)} failed in {failures[name]} of the starts that were tried")
     finally:
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _actor_is(what: LiberoCollection) -> str:
+    return "what was adapted" if what.adapt else "the script"
+
+
+def recordings(path: PathLike, task: str) -> list[Recording]:
+    """The demonstrations of a task (suite/task) in LIBERO's files. UserError where there are none, or they lack states
+    or the scene that they were recorded in."""
+    source, stem = LiberoSource(path), f"{task.partition('/')[2]}_demo"
+    every: list[str] = source.keys()
+    keys = [key for key in every if Path(key).parent.name == stem]
+    if not keys:
+        raise UserError(f"{path} has no demonstrations of {task}: expected a file {stem}.hdf5")
+    found = []
+    for key in keys:
+        episode = source.read(key)
+        facts = episode.info["libero"]
+        if "states" not in episode.columns or "fixtures" not in facts:
+            raise UserError(f"{key} has no states or no model_file: it cannot be adapted")
+        actions = np.asarray(episode.columns["actions"], np.float64)
+        found.append(Recording(actions, episode.columns["states"], facts["fixtures"]))
+    return found
+
+
 class Actor:
-    """Acts a task's script in one environment, which is made once."""
+    """Acts a task's script, or adapts recordings of it, in one environment, which is made once."""
 
     def __init__(self, what: LiberoCollection, name: str):
         task = what.task(name)
         self.environment = LiberoEnvironment(task, Observe(tuple(VIEWS), size=what.size), what.renderer)
         self.spec = task.build("faithful")
+        model, problem = self.environment.model, self.environment.scene.problem
+        recorded = recordings(what.adapt, name) if what.adapt else []
+        self.sources = [cut(model, problem, one) for one in recorded]
+
+    def actions(self) -> Iterator[np.ndarray]:
+        """What is done from the start on that the environment now has."""
+        env = self.environment
+        if self.sources:
+            return adapted(env.model, env.data, env.scene.problem, self.sources)
+        return demonstration(env.model, env.data, env.scene.problem)
 
     def act(self, seed: int) -> LiberoDemo | None:
         """The demonstration of a seed, or None if the goal does not hold at its end."""
@@ -146,7 +184,7 @@ class Actor:
         actions: list[np.ndarray] = []
         states: list[np.ndarray] = []
         seen: list[dict[str, np.ndarray]] = []
-        for action in demonstration(env.model, env.data, env.scene.problem):
+        for action in self.actions():
             if env.failure is not None or len(actions) == env.task.limit:
                 break
             actions.append(action)

@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--renderer", default="auto", help="auto (default), egl, osmesa or rays")
     parser.add_argument("--profile", default="faithful", help="LIBERO's tasks: faithful (default) or fast pictures")
     parser.add_argument("--libero_root", metavar="DIR", help="LIBERO's own files (default: T2P_LIBERO_ROOT, ...)")
+    parser.add_argument(
+        "--adapt",
+        default="",
+        metavar="PATH",
+        help="LIBERO's tasks: demonstrations (HDF5, a file or a folder) to adapt to new starts; else a script acts",
+    )
     parser.add_argument("--workers", type=int, default=-1, metavar="N", help="processes (default: one a core)")
     parser.add_argument("--episodes_per_shard", type=int, default=10, metavar="N", help="(default: 10)")
 
@@ -49,6 +55,8 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"unknown arguments {rest}; t2p collect --help lists what there is")
     if args.task.partition("/")[0] in SUITES:
         return _libero(args)
+    if args.adapt:
+        raise UserError(f"--adapt is for LIBERO's tasks; {args.task} has a script of its own")
     what = Collection(
         task=args.task,
         episodes=args.episodes,
@@ -92,6 +100,7 @@ def _libero(args: argparse.Namespace) -> int:
         args.profile,
         args.renderer,
         (("libero_root", args.libero_root),),
+        args.adapt,
     )
     workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
     with tqdm(total=args.episodes * len(what.names()), unit="episode") as bar:
@@ -104,6 +113,6 @@ def _libero(args: argparse.Namespace) -> int:
             progress=bar.update,
         )
     for name, count in failures.items():
-        print(f"{name}: {args.episodes} demonstrations; {count} starts replaced because the script failed on them")
+        print(f"{name}: {args.episodes} demonstrations; {count} starts replaced because they failed")
     print(f"wrote {args.out} and, in LIBERO's layout, {args.out}/hdf5")
     return 0

@@ -1,0 +1,228 @@
+"""Demonstrations for new starts from recorded ones: what the hand did near a thing it does again where the thing is now
+(MimicGen, Mandlekar et al. 2023, section 4).
+
+A recording is cut into segments, each relative to one anchor: what is going to be moved until the hand has lifted it,
+then what it is put on or into (the goal says so), else the world. Drawers, knobs and doors move relative to the fixture
+that they belong to. A segment's goals of the hand, which are those that the recorded actions gave the controller, go
+where its anchor has gone; between segments the hand moves in a straight line.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from t2p.geometry.cameras import invert_transform
+from t2p.geometry.rotations import axis_angle_to_matrix
+from t2p.io import UserError
+from t2p.sim.libero.bddl import Problem
+from t2p.sim.libero.experts import WAIT, Hand
+from t2p.sim.libero.names import handles
+from t2p.sim.libero.osc import ROTATION, TRANSLATION
+
+WORLD = ""  # an anchor that never moves
+SPEED, SPIN = 0.0005, 0.001  # m, rad (or m) a policy step from which on a thing moves, or a joint
+PAUSE = 10  # policy steps without motion that do not end it
+MOVED, TURNED = 0.02, 0.02  # m, rad (or m) in all that count
+RISE, LIFTED = 0.03, 0.8  # m from which on a thing was lifted; the share of its height at which it is carried
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A demonstration. actions: [T, 7] (LIBERO's); states: [T, 1 + nq + nv], each before its action; fixtures: {body:
+    {"pos": [3], "quat": [4]}} where they stood."""
+
+    actions: np.ndarray
+    states: np.ndarray
+    fixtures: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """anchor: the name of a thing or region, or WORLD; pose: [4, 4] where it was when the segment began; goals: [n, 4,
+    4] of the hand, in the world; grips: [n] the gripper's commands."""
+
+    anchor: str
+    pose: np.ndarray
+    goals: np.ndarray
+    grips: np.ndarray
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording that is cut. start: {thing: [3]}, where what is handled stood at its beginning."""
+
+    start: Mapping[str, np.ndarray]
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class _Motion:
+    """A thing moves from one step to another."""
+
+    thing: str
+    first: int
+    last: int
+
+
+def cut(model: mujoco.MjModel, problem: Problem, recording: Recording) -> Source:
+    """Segments of a recording of the problem. model: of its scene, left as it is. UserError where the states are
+    another scene's, or nothing is moved in them."""
+    steps, width = len(recording.actions), 1 + model.nq + model.nv
+    if recording.states.shape != (steps, width) or recording.actions.shape != (steps, 7) or not steps:
+        raise UserError(
+            f"a recording of {problem.kind} has actions [T, 7] and states [T, {width}]; got "
+            f"{list(recording.actions.shape)} and {list(recording.states.shape)}"
+        )
+    replayed = _Replayed(model, problem, recording)
+    motions = _handled(replayed)
+    if not motions:
+        raise UserError("nothing is moved in this recording: there is nothing to adapt")
+    spans = list(_spans(replayed, motions, problem))
+    ends = [start for _, start in spans[1:]] + [steps]
+    segments = [
+        Segment(anchor, replayed.pose(anchor, start), replayed.goals[start:end], recording.actions[start:end, 6])
+        for (anchor, start), end in zip(spans, ends, strict=True)
+        if end > start
+    ]
+    return Source({m.thing: replayed.poses[m.thing][0, :3, 3] for m in motions}, tuple(segments))
+
+
+def adapted(
+    model: mujoco.MjModel, data: mujoco.MjData, problem: Problem, sources: Sequence[Source]
+) -> Iterator[np.ndarray]:
+    """Actions [7] for the scene as `data` has it, one for each policy step, like experts.demonstration: those of the
+    source whose things stood nearest to where they are now."""
+    if not sources:
+        raise UserError("there are no recordings to adapt")
+    hand = Hand(model, data, handles(model, problem))
+    return _follow(hand, min(sources, key=lambda source: _distance(hand, source)))
+
+
+def _distance(hand: Hand, source: Source) -> float:
+    return float(sum(np.linalg.norm(hand.where(thing) - place) for thing, place in source.start.items()))
+
+
+def _follow(hand: Hand, source: Source) -> Iterator[np.ndarray]:
+    grip = float(source.segments[0].grips[0])
+    for segment in source.segments:
+        goals = moved(segment, pose_of(hand, segment.anchor))
+        yield from hand.move(goals[0, :3, 3], goals[0, :3, :3], grip)
+        for goal, command in zip(goals, segment.grips, strict=True):
+            grip = float(command)
+            action = hand.towards(goal[:3, 3], goal[:3, :3], grip, speed=np.inf)
+            yield np.clip(action, -1, 1)
+    yield from hand.rest(grip, WAIT)
+
+
+def moved(segment: Segment, pose: np.ndarray) -> np.ndarray:
+    """[n, 4, 4] the segment's goals where its anchor has the pose [4, 4]."""
+    return pose @ invert_transform(segment.pose) @ segment.goals
+
+
+def pose_of(hand: Hand, anchor: str) -> np.ndarray:
+    """[4, 4] of a thing, a region or the world."""
+    data, found = hand.data, hand.handles
+    if anchor == WORLD:
+        return np.eye(4)
+    if anchor in found.instances:
+        body = found.instances[anchor].body
+        return _transform(data.xpos[body], data.xmat[body])
+    site = found.sites[anchor]
+    return _transform(data.site_xpos[site], data.site_xmat[site])
+
+
+def _transform(position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = np.reshape(rotation, (3, 3)), position
+    return pose
+
+
+class _Replayed:
+    """What there was in each step of a recording. poses: {thing or region: [T, 4, 4]}; joints: {thing: [T, j]}; free:
+    the things without a fixed place; goals: [T, 4, 4] of the hand."""
+
+    def __init__(self, model: mujoco.MjModel, problem: Problem, recording: Recording):
+        model = copy.copy(model)  # its fixtures are moved
+        for name, pose in recording.fixtures.items():
+            body = model.body(name)
+            body.pos, body.quat = pose["pos"], pose["quat"]
+        self.qpos = recording.states[:, 1 : 1 + model.nq]
+        self.hand = Hand(model, mujoco.MjData(model), handles(model, problem))
+        things = self.hand.handles.instances
+        anchors = [*things, *self.hand.handles.sites]
+        poses, goals = [], []
+        for step, action in enumerate(recording.actions):
+            self.show(step)
+            poses.append([pose_of(self.hand, anchor) for anchor in anchors])
+            goals.append(_goal(self.hand, action))
+        self.poses, self.goals = dict(zip(anchors, np.swapaxes(poses, 0, 1), strict=True)), np.array(goals)
+        self.joints = {name: self.qpos[:, one.qpos] for name, one in things.items() if len(one.qpos)}
+        self.free = [name for name, one in things.items() if len(one.free)]
+
+    def show(self, step: int) -> None:
+        """Brings the hand's data to a step."""
+        self.hand.data.qpos[:] = self.qpos[step]
+        mujoco.mj_kinematics(self.hand.model, self.hand.data)
+
+    def pose(self, anchor: str, step: int) -> np.ndarray:
+        return np.eye(4) if anchor == WORLD else self.poses[anchor][step]
+
+    def reach(self, thing: str, step: int) -> float:
+        """m from the grip to a thing."""
+        self.show(step)
+        return float(np.linalg.norm(self.hand.points(thing) - self.hand.position, axis=1).min(initial=np.inf))
+
+
+def _goal(hand: Hand, action: np.ndarray) -> np.ndarray:
+    """[4, 4] where an action sends the hand."""
+    delta = np.clip(action[:6], -1, 1)
+    turn = axis_angle_to_matrix(delta[3:] * ROTATION)
+    return _transform(hand.position + delta[:3] * TRANSLATION, turn @ hand.rotation)
+
+
+def _handled(replayed: _Replayed) -> list[_Motion]:
+    """What is moved, in the order of time. Of things that move together it is the one
+    nearest to the hand half-way."""
+    tracks = {name: (replayed.poses[name][:, :3, 3], SPEED, MOVED) for name in replayed.free}
+    tracks |= {name: (values, SPIN, TURNED) for name, values in replayed.joints.items()}
+    found = [m for name, track in tracks.items() for m in _motions(name, *track)]
+    kept: list[_Motion] = []
+    for one in sorted(found, key=lambda m: replayed.reach(m.thing, (m.first + m.last) // 2)):
+        if all(one.last <= other.first or other.last <= one.first for other in kept):
+            kept.append(one)
+    return sorted(kept, key=lambda m: m.first)
+
+
+def _motions(thing: str, values: np.ndarray, slow: float, enough: float) -> Iterator[_Motion]:
+    """Where values [T, d] change by more than `slow` a step, pauses included, if they change by `enough` in all."""
+    moving = np.flatnonzero(np.linalg.norm(np.diff(values, axis=0), axis=1) > slow)
+    for run in np.split(moving, np.flatnonzero(np.diff(moving) > PAUSE) + 1):
+        if len(run) and np.linalg.norm(values[run[0] : run[-1] + 2] - values[run[0]], axis=1).max() > enough:
+            yield _Motion(thing, int(run[0]), int(run[-1]) + 1)
+
+
+def _spans(replayed: _Replayed, motions: Sequence[_Motion], problem: Problem) -> Iterator[tuple[str, int]]:
+    """(anchor, the step from which on it is the anchor)."""
+    places = {thing: place[0] for _, thing, *place in problem.goal if place}
+    start = 0
+    for motion in motions:
+        yield motion.thing, start
+        if motion.thing in replayed.free:
+            place = places.get(motion.thing, WORLD)
+            known = place if place in replayed.poses else WORLD
+            yield known, max(_carried(replayed.poses[motion.thing][:, 2, 3], motion), start)
+        start = motion.last
+
+
+def _carried(heights: np.ndarray, motion: _Motion) -> int:
+    """The step from which on a thing is carried: it has LIFTED of its height, or it is pushed and begins to move."""
+    above = heights[motion.first : motion.last + 1] - heights[motion.first]
+    if above.max() < RISE:
+        return motion.first
+    return motion.first + int(np.argmax(above >= LIFTED * above.max()))
