@@ -7,8 +7,8 @@ the dataset that is read from them.
 OUT/hdf5/<suite>/<task>_demo.hdf5 are what LIBERO's own demonstrations are, for programs that read those; OUT itself is
 a dataset of ours with frame, state and action of one moment in a row (source `libero`, align "causal").
 
-A demonstration starts where the rollout of its seed starts, and counts if the goal holds when the script has ended;
-other seeds take the places of those that fail. A file that is there is kept.
+A demonstration starts where the rollout of its seed starts, and ends when the goal has held for half a second; other
+seeds take the places of those at whose end it does not hold. A file that is there is kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from t2p.io import PathLike, UserError
 from t2p.sim import registry
 from t2p.sim.libero.adaptation import Recording, adapted, cut
 from t2p.sim.libero.environment import LiberoEnvironment
-from t2p.sim.libero.experts import demonstration
+from t2p.sim.libero.experts import demonstration, until_held
 from t2p.sim.libero.scene import VIEWS, Profile
 from t2p.sim.libero.suites import SUITES
 from t2p.sim.libero.task import LiberoTask
@@ -184,7 +184,7 @@ class Actor:
         actions: list[np.ndarray] = []
         states: list[np.ndarray] = []
         seen: list[dict[str, np.ndarray]] = []
-        for action in self.actions():
+        for action in until_held(self.actions(), lambda: env.success):
             if env.failure is not None or len(actions) == env.task.limit:
                 break
             actions.append(action)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from t2p import collect_libero as collecting
-from t2p.collect_libero import FAILURES, LiberoCollection, collect_libero
+from t2p.collect_libero import FAILURES, LiberoCollection, collect_libero, recordings
 from t2p.data.sources import open_source
 from t2p.data.store import Dataset
 from t2p.io import UserError
@@ -70,3 +71,18 @@ def test_what_cannot_be_collected() -> None:
         LiberoCollection("libero_goal", 0).names()
     with pytest.raises(UserError, match="unknown task 'libero_goal/turn_on_the_stov'"):
         LiberoCollection("libero_goal/turn_on_the_stov", 1).names()
+
+
+@pytest.mark.skipif(why_not("egl") is not None, reason="pictures need EGL")
+def test_demonstrations_are_adapted_from_recorded_ones(assets: Assets, tmp_path: Path) -> None:
+    options = (("libero_root", str(assets.libero)),)
+    what = LiberoCollection("libero_object/0", 1, seed=3, size=(24, 32), profile="fast", options=options)
+    collect_libero(what, tmp_path / "first")
+    (first,) = (tmp_path / "first/hdf5").rglob("*.hdf5")
+    collect_libero(replace(what, seed=11, adapt=str(first)), tmp_path / "second")
+    (second,) = (tmp_path / "second/hdf5").rglob("*.hdf5")
+    (old,), (new,) = recordings(first, TASK), recordings(second, TASK)
+    assert not np.array_equal(old.states[0], new.states[0]) and set(old.fixtures) == set(new.fixtures)
+    assert Dataset(tmp_path / "second", "train").infos[0].length == len(new.actions) - 1
+    with pytest.raises(UserError, match="has no demonstrations of libero_goal/turn_on_the_stove: expected a file turn"):
+        recordings(first, "libero_goal/turn_on_the_stove")
