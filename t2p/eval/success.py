@@ -96,10 +96,10 @@ def entries(
 def _entry(one: Loaded, task: str, options: Mapping[str, Any], any_task: bool) -> Entry:
     made = make_task(task, control=one.policy.action, **options)
     trained = one.meta.get("tasks", [])
-    if trained and task not in trained and not any_task:
+    if trained and made.name not in trained and not any_task:
         raise UserError(
-            f"{one.directory} was trained on {', '.join(trained)}, not on {task}; give its task, or --any_task to see "
-            "what it does there"
+            f"{one.directory} was trained on {', '.join(trained)}, not on {made.name}; give its task, or --any_task to "
+            "see what it does there"
         )
     check_policy(one.policy, made)
     text = ml_collections.ConfigDict(one.meta["config"]).text

@@ -23,9 +23,9 @@ TASK = "tabletop/block_stack"
 XARM = {"embodiment": "xarm7"}
 
 
-def export(directory: Path, stage: str = "policy", tasks: tuple[str, ...] = (TASK,)) -> str:
+def export(directory: Path, stage: str = "policy", tasks: tuple[str, ...] = (TASK,), variant: str = "debug") -> str:
     """A checkpoint whose config is real and whose variables are not."""
-    config = load_config(f"{CONFIGS / stage}.py:debug")
+    config = load_config(f"{CONFIGS / stage}.py:{variant}")
     meta = {"config": config.to_dict(), "tasks": list(tasks)}
     checkpoint.export(directory, {"params": {"x": np.zeros(2, np.float32)}, "batch_stats": {}}, meta)
     return str(directory)
@@ -70,6 +70,14 @@ def test_another_task_wants_to_be_asked_for(tmp_path) -> None:
         success.entries([other], "best", TASK, XARM)
     assert success.entries([other], "best", TASK, XARM, any_task=True)[0].task.name == TASK
     assert success.entries([export(tmp_path / "unknown", tasks=())], "best", TASK, XARM)
+
+
+def test_a_task_may_be_called_by_its_number(tmp_path) -> None:
+    soup = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
+    policy = export(tmp_path / "policy", "../atm/policy", (soup,), "cpu_libero")
+    assert success.entries([policy], "best", "libero_object/0", {})[0].task.name == soup
+    with pytest.raises(UserError, match="not on libero_object/pick_up_the_cream_cheese"):
+        success.entries([policy], "best", "libero_object/1", {})
 
 
 def entry(name: str, seed: int | None = None, **meta) -> Entry:
