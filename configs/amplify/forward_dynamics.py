@@ -6,12 +6,13 @@ The tokenizer first (configs/amplify/motion_tokenizer.py), then, on the same dat
         --config.init_from.tokenizer.path=TOKENS \
         --config.data.sources.videos.path=FREE --config.data.validation.held_out.path=HELD_OUT
 
-variant   hardware                   time      number to expect
-debug     2 CPU cores                seconds   none: it shows that everything runs
-cpu       2 CPU cores                minutes   docs/results.md
-paper     one GPU (release)          not run   LIBERO: MSE 0.006, Delta_AUC 0.913, pixel accuracy 0.629 (Table 2)
-released  one GPU (release)          not run   the same
-bridge    one GPU (release)          not run   BridgeData v2: Delta_AUC 0.968 (Table 2)
+variant     hardware                   time      number to expect
+debug       2 CPU cores                seconds   none: it shows that everything runs
+cpu         2 CPU cores                minutes   docs/results.md
+cpu_libero  2 CPU cores                not run   for the policy's cpu_libero
+paper       one GPU (release)          not run   LIBERO: MSE 0.006, Delta_AUC 0.913, pixel accuracy 0.629 (Table 2)
+released    one GPU (release)          not run   the same
+bridge      one GPU (release)          not run   BridgeData v2: Delta_AUC 0.968 (Table 2)
 
 `paper` and `released` need a T5's directory (--config.text.path) and a ResNet-18 with ImageNet's weights
 (--config.init_from.images.path; docs/amplify.md). `released` has the released code's values: classes beyond the
@@ -41,12 +42,13 @@ from t2p.methods.amplify.presets import (
     bridge,
     debug,
     libero,
+    on_libero,
     short_run,
     small_window,
 )
 from t2p.train.defaults import base_config, source_config
 
-VARIANTS = ("debug", "cpu", "paper", "released", "bridge")
+VARIANTS = ("debug", "cpu", "cpu_libero", "paper", "released", "bridge")
 
 
 def get_config(variant: str = "released") -> ml_collections.ConfigDict:
@@ -54,7 +56,14 @@ def get_config(variant: str = "released") -> ml_collections.ConfigDict:
     variant, mixture = mixtures.parse(variant, VARIANTS)
     c = dynamics.configure(base_config())
     c.data.augment.update(RELEASED_AUGMENT)
-    variants = {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released, "bridge": _bridge}
+    variants = {
+        "debug": _debug,
+        "cpu": _cpu,
+        "cpu_libero": _cpu_libero,
+        "paper": _paper,
+        "released": _released,
+        "bridge": _bridge,
+    }
     return mixtures.mix(variants[variant](c), mixture, source_config)
 
 
@@ -92,6 +101,10 @@ def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     short_run(c, steps=600, learning_rate=1e-3, batches=8)
     c.departures = ("width 128, 3 layers, a small image encoder trained from scratch at 64 x 64, hashed sentences",)
     return c
+
+
+def _cpu_libero(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    return on_libero(_cpu(c), source_config(), source_config(split="val"))
 
 
 def _debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -7,12 +7,13 @@ Data first: windows of tracks from every frame (docs/tracking.md). For `cpu`, co
     t2p train --config configs/amplify/motion_tokenizer.py:cpu --workdir TOKENS \
         --config.data.sources.videos.path=FREE --config.data.validation.held_out.path=HELD_OUT
 
-variant   hardware                   time      number to expect
-debug     2 CPU cores                seconds   none: it shows that everything runs
-cpu       2 CPU cores                minutes   docs/results.md
-paper     one GPU (release)          not run   none published for LIBERO's tokenizer alone
-released  one GPU (release)          not run   none published for LIBERO's tokenizer alone
-bridge    one GPU (release)          not run   none published for Bridge's tokenizer alone
+variant     hardware                   time      number to expect
+debug       2 CPU cores                seconds   none: it shows that everything runs
+cpu         2 CPU cores                minutes   docs/results.md
+cpu_libero  2 CPU cores                not run   for the policy's cpu_libero
+paper       one GPU (release)          not run   none published for LIBERO's tokenizer alone
+released    one GPU (release)          not run   none published for LIBERO's tokenizer alone
+bridge      one GPU (release)          not run   none published for Bridge's tokenizer alone
 
 `released` has the released code's values, `paper` the paper's where the two differ: 16 codes for 15 steps, a decoder
 whose queries are the points, steps past an episode's end not learned. Epochs are counted in optimiser steps for LIBERO
@@ -28,17 +29,33 @@ from __future__ import annotations
 import ml_collections
 
 from t2p.methods.amplify import mixtures, tokenizer
-from t2p.methods.amplify.presets import CPU_TOKENIZER, PAPER_TOKENIZER, bridge, debug, libero, short_run, small_window
+from t2p.methods.amplify.presets import (
+    CPU_TOKENIZER,
+    PAPER_TOKENIZER,
+    bridge,
+    debug,
+    libero,
+    on_libero,
+    short_run,
+    small_window,
+)
 from t2p.train.defaults import base_config, source_config
 
-VARIANTS = ("debug", "cpu", "paper", "released", "bridge")
+VARIANTS = ("debug", "cpu", "cpu_libero", "paper", "released", "bridge")
 
 
 def get_config(variant: str = "released") -> ml_collections.ConfigDict:
     """The config of a variant, perhaps with a data mixture behind a comma; UserError names those that there are."""
     variant, mixture = mixtures.parse(variant, VARIANTS)
     c = tokenizer.configure(base_config())
-    variants = {"debug": _debug, "cpu": _cpu, "paper": _paper, "released": _released, "bridge": _bridge}
+    variants = {
+        "debug": _debug,
+        "cpu": _cpu,
+        "cpu_libero": _cpu_libero,
+        "paper": _paper,
+        "released": _released,
+        "bridge": _bridge,
+    }
     return mixtures.mix(variants[variant](c), mixture, source_config)
 
 
@@ -71,6 +88,10 @@ def _cpu(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     short_run(c, steps=800, learning_rate=1e-3, batches=8)
     c.departures = ("width 128, 36 points a view, 512 codes, views of equal weight, velocities 16 times as large",)
     return c
+
+
+def _cpu_libero(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    return on_libero(_cpu(c), source_config(), source_config(split="val"))
 
 
 def _debug(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ml_collections
 
-VIEWS = ("front", "wrist")
+VIEWS, LIBERO_VIEWS = ("front", "wrist"), ("agentview", "eye_in_hand")
 # The paper's tokenizer where it differs from the released code's (section 2.2, Appendix E).
 PAPER_TOKENIZER = {"latents": 16, "queries": "points"}
 # A narrower tokenizer with fewer codes, which sees velocities 16 times as large (a pixel is 1/4): with those as they
@@ -50,6 +50,16 @@ def short_run(config: ml_collections.ConfigDict, steps: int, learning_rate: floa
 def small_window(config: ml_collections.ConfigDict) -> None:
     """Two cameras of our own tasks, 6 x 6 points each."""
     config.window.update({"views": VIEWS, "track_set": "simulator/amplify", "points": 36})
+
+
+def on_libero(
+    config: ml_collections.ConfigDict, train: ml_collections.ConfigDict, held_out: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+    """A config for our own tasks, from LIBERO's demonstrations instead. train, held_out: the sources."""
+    config.window.views = LIBERO_VIEWS
+    config.data.sources = ml_collections.ConfigDict({"libero": train})
+    config.data.validation = ml_collections.ConfigDict({"libero": held_out})
+    return config
 
 
 def debug(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
