@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from t2p.eval.moments import Moment, Moments
 from t2p.eval.overlay import write_video
 from t2p.eval.rollout import Clock, Record, episodes
 from t2p.methods.base import Policy, Variables
@@ -20,7 +19,7 @@ from t2p.sim.points import Attached, attach, from_camera, to_camera, to_image
 from t2p.sim.render import Renderer, camera_of, make_renderer
 from t2p.sim.task import Task
 from t2p.sim.world import diverged
-from t2p.types import Camera, Observation
+from t2p.types import Camera
 
 FPS = 10.0  # pictures per simulated second
 SIZE = (192, 256)  # of a film, (height, width)
@@ -39,14 +38,12 @@ class Foreseen:
 @dataclass(frozen=True)
 class Film:
     """record: the episode as it was run again. frames: [F, H, W, 3] uint8, FPS a simulated second, the last one at its
-    end. camera: the third-person view's of these frames, in the robot's base frame. foreseen: tracks in space; moments:
-    what the policy said of its pictures."""
+    end. camera: the third-person view's of these frames, in the robot's base frame."""
 
     record: Record
     frames: np.ndarray
     camera: Camera
     foreseen: Foreseen | None
-    moments: tuple[Moment, ...] = ()
 
 
 def film(
@@ -113,14 +110,12 @@ class Cinema:
         self._steps, self._frames = 0, [self._picture(environment)]
         self._camera = self._at(environment, SIZE, self.base)
         self._environment = environment
-        self._moments = Moments()
         self._tracks: np.ndarray | None = None
         self._points: Attached | None = None
         self._true: list[np.ndarray] = []
 
-    def told(self, obs: Observation, aux: Mapping[str, Any]) -> None:
-        """What the policy saw, and says beside an action. Of tracks in space those of its first decision count."""
-        self._moments.told(obs, aux)
+    def told(self, aux: Mapping[str, Any]) -> None:
+        """What the policy says beside an action; the tracks that count are those of its first decision."""
         tracks = aux.get("tracks")
         if self._steps or self._tracks is not None or tracks is None or np.ndim(tracks) != 4 or tracks.shape[-1] != 3:
             return
@@ -143,7 +138,7 @@ class Cinema:
         if self._tracks is not None:
             steps = min(len(self._tracks), len(self._true))
             foreseen = Foreseen(self._tracks[:steps], np.stack(self._true[:steps]))
-        return Film(record, np.stack(self._frames), self._camera, foreseen, tuple(self._moments.kept))
+        return Film(record, np.stack(self._frames), self._camera, foreseen)
 
     def close(self) -> None:
         if self._renderer is not None:

@@ -77,48 +77,19 @@ def _check(frames: np.ndarray, tracks: np.ndarray, visible: np.ndarray) -> None:
 
 
 def _draw(frames: np.ndarray, tracks: np.ndarray, visible: np.ndarray, colors: np.ndarray, trail: int) -> np.ndarray:
-    pixels, shown, out = _drawing_places(tracks, frames[0]), np.asarray(visible, bool), frames.copy()
-    for t in range(len(frames)):
-        _draw_at(out[t], t, pixels, shown, colors, trail)
-    return out
-
-
-def _draw_at(image: np.ndarray, t: int, pixels: np.ndarray, shown: np.ndarray, colors: np.ndarray, trail: int) -> None:
-    """Draws in place where points are at time t and where they were before. pixels: [T, N, 2] in drawing coordinates;
-    shown: [T, N]."""
-    for age in range(min(trail, t), 0, -1):
-        _segments(image, pixels[t - age : t - age + 2], shown[t - age : t - age + 2], colors, 1 - age / (trail + 1))
-    _dots(image, pixels[t], shown[t], colors)
-
-
-def draw_ways(picture: np.ndarray, tracks: np.ndarray) -> np.ndarray:
-    """The ways of points over one picture: a dot where each ends, and a line that fades towards where it begins.
-
-    picture: uint8 [H, W, 3]; tracks: [T, N, 2] (x, y) in [0, 1] -> uint8 [H', W', 3], enlarged as by `draw_tracks`."""
-    (image,), shown = enlarge(picture[None]), np.ones(tracks.shape[:2], bool)
-    _draw_at(image, len(tracks) - 1, _drawing_places(tracks, image), shown, rainbow(tracks[0]), len(tracks))
-    return image
-
-
-def heat(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A picture in grey under a map of colours, from blue (0) to red (the map's largest number). picture: uint8
-    [H, W, 3]; values: [rows, columns] from 0 on, spread evenly over it. -> uint8 [H, W, 3]."""
-    import cv2
-    from matplotlib import colormaps
-
-    height, width = picture.shape[:2]
-    share = np.asarray(values, np.float32) / max(float(np.max(values)), 1e-12)
-    smooth = cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
-    grey = picture.mean(-1, keepdims=True)
-    return (0.5 * grey + 0.5 * 255 * colormaps["turbo"](smooth)[..., :3]).round().astype(np.uint8)
-
-
-def _drawing_places(tracks: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Tracks [..., 2] in [0, 1] in the drawing coordinates of an image."""
-    h, w = image.shape[:2]
-    # Far beyond the picture they would overflow; what lies there is not seen.
+    h, w = frames.shape[1:3]
+    # Far beyond the picture drawing coordinates would overflow; what lies there is not seen.
     near = np.clip(np.nan_to_num(tracks), -2, 3)
-    return ((near * (w, h) - 0.5) * (1 << _FRACTION)).round().astype(np.int32)
+    pixels = ((near * (w, h) - 0.5) * (1 << _FRACTION)).round().astype(np.int32)
+    shown = np.asarray(visible, bool)
+    out = frames.copy()
+    for t in range(len(frames)):
+        for age in range(min(trail, t), 0, -1):
+            _segments(
+                out[t], pixels[t - age : t - age + 2], shown[t - age : t - age + 2], colors, 1 - age / (trail + 1)
+            )
+        _dots(out[t], pixels[t], shown[t], colors)
+    return out
 
 
 def _segments(image: np.ndarray, ends: np.ndarray, shown: np.ndarray, colors: np.ndarray, opacity: float) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 
 from t2p.eval import plots3d, report
 from t2p.eval.films import FPS, Film, Recorder, film
-from t2p.eval.moments import attended, foretold
 from t2p.eval.overlay import draw_tracks, encode_image, encode_video
 from t2p.eval.rollout import Record, Rollouts
 from t2p.eval.success import Entry, task_note
@@ -35,19 +34,6 @@ _TIMES = (
 _FILMS = (
     "The first successes, then the first failures, by seed, not chosen; run again and filmed in simulated time. An "
     "episode whose physics came apart is shown up to there."
-)
-_SEEN = (
-    "What the policy saw as it acted, with the tracks that it foresaw at that step: from where its points are, to the "
-    "dot at a track's end (ATM, Figure 8)."
-)
-_ATTENTION = (
-    "Where the policy looked: attention of the token that sums up a step on the pictures' patches in the last layer of "
-    "the spatial transformer, the mean over heads, each map from 0 (blue) to its own largest number (red) (ATM, Figure "
-    "7)."
-)
-_COMPUTATION = (
-    "Floating-point operations of the networks' matrix products and convolutions, a multiply-add counted as two; an "
-    "episode's are those of its policy steps, on average over all episodes."
 )
 _TRACKS = (
     "Left what became of the points, right what the policy foresaw, drawn in the first picture. True tracks are exact: "
@@ -77,7 +63,6 @@ def write(
         _training_seeds(entries, runs, summary),
         _differences(summary),
         _times(summary),
-        _computation(summary),
         _departures(entries),
         *(_films(name, found) for name, found in shown.items()),
         _checkpoints(entries),
@@ -160,17 +145,6 @@ def _times(summary: Mapping[str, Any]) -> str:
     return report.section("Time", report.paragraph(_TIMES), what)
 
 
-def _computation(summary: Mapping[str, Any]) -> str:
-    """Of the policies that know theirs (ATM, Table 4)."""
-    known = {name: p["computation"] for name, p in summary["policies"].items() if p.get("computation")}
-    rows = [
-        [name, c["flops_per_action"] / 1e9, c["actions_per_episode"], c["flops_per_episode"] / 1e12]
-        for name, c in known.items()
-    ]
-    head = ["policy", "GFLOP a policy step", "policy steps an episode", "TFLOP an episode"]
-    return report.section("Computation", report.paragraph(_COMPUTATION), report.table(head, rows)) if rows else ""
-
-
 def _film(
     entries: Sequence[Entry],
     runs: Sequence[Rollouts],
@@ -217,22 +191,9 @@ def _films(name: str, found: Sequence[tuple[Film, str]]) -> str:
     videos = [report.video(encode_video(one.frames, FPS), text, width=420) for one, text in found]
     parts = [report.paragraph(_FILMS), *videos]
     foreseen = [(one, text) for one, text in found if one.foreseen is not None]
-    parts += [part for one, text in found for part in _moments(one, text)]
     if foreseen:
         parts += [report.paragraph(_TRACKS), *(part for one, text in foreseen for part in _foreseen(one, text))]
     return report.section(f"Films: {name}", *parts)
-
-
-def _moments(one: Film, text: str) -> list[str]:
-    """What the policy said of its pictures."""
-    parts, moments = [], one.moments
-    if (seen := foretold(moments)) is not None:
-        every = moments[1].step - moments[0].step if len(moments) > 1 else 1
-        what = f"{text}. One picture in {every} policy step{'' if every == 1 else 's'}"
-        parts += [report.paragraph(_SEEN), report.video(encode_video(seen, FPS), what, width=640)]
-    if (sheet := attended(moments)) is not None:
-        parts += [report.paragraph(_ATTENTION), report.image(encode_image(sheet), text)]
-    return parts
 
 
 def _foreseen(one: Film, text: str) -> tuple[str, str]:

@@ -16,9 +16,9 @@ from t2p import checkpoint
 from t2p.eval.rollout import Record, Rollouts, check_policy, rollout
 from t2p.eval.watch import Watch
 from t2p.io import UserError
-from t2p.methods.base import CountsActions, Policy, Variables
+from t2p.methods.base import Policy, Variables
 from t2p.methods.instructed import instruct
-from t2p.methods.registry import make_policy, make_stage
+from t2p.methods.registry import make_policy
 from t2p.metrics.success import paired_difference, wilson
 from t2p.sim.registry import make_task
 from t2p.sim.render import choose_renderer
@@ -187,7 +187,6 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
             "std_over_training_seeds": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
             "failed": sum(bool(x.failed) for _, r in own for x in r.records),
             "times": sums([r.times for _, r in own]),
-            "computation": computation(own[0][0], [record.steps for _, r in own for record in r.records]),
         }
     differences = [
         {"first": names[0], "second": name, **_difference(found, runs, names[0], name)} for name in names[1:]
@@ -195,17 +194,6 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
     about = {"task": found[0].task.name, "mujoco": mujoco.__version__, "policies": policies, "differences": differences}
     notes = [note] if (note := task_note(found[0].task)) else []
     return {**about, "lines": [*map(_line, policies.items()), *map(_difference_line, differences), *notes]}
-
-
-def computation(entry: Entry, steps: Sequence[int]) -> dict[str, float] | None:
-    """Floating-point operations of a policy in episodes of so many policy steps each; None where its stage does not
-    count them."""
-    config = ml_collections.ConfigDict(entry.meta.get("config", {}))
-    stage = make_stage(config) if "stage" in config else None
-    if not isinstance(stage, CountsActions):
-        return None
-    each, actions = stage.flops_per_action(config.text.width), float(np.mean(steps))
-    return {"flops_per_action": each, "actions_per_episode": actions, "flops_per_episode": each * actions}
 
 
 def task_note(task: Task) -> str:

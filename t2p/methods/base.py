@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import jax
 
@@ -41,16 +41,6 @@ class Stage(Protocol):
     def flops_per_example(self, batch: Batch) -> float:
         """Analytic floating-point operations of one training step per example: forward and backward, a
         multiply-add counted as two. Only shapes of `batch` matter."""
-        ...
-
-
-@runtime_checkable
-class CountsActions(Protocol):
-    """A stage that acts and knows what a decision costs."""
-
-    def flops_per_action(self, text_width: int) -> float:
-        """Analytic floating-point operations of one decision, a multiply-add counted as two. text_width: numbers of a
-        sentence's vector."""
         ...
 
 

@@ -11,11 +11,10 @@ from nudge import Nudge, Push, variables
 
 from t2p import checkpoint
 from t2p.cli.config import load_config
-from t2p.eval import rollout_report, success
+from t2p.eval import success
 from t2p.eval.rollout import Record, Rollouts
 from t2p.eval.success import Entry
 from t2p.io import UserError
-from t2p.methods.registry import make_stage
 from t2p.types import Observe
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/threepointr"
@@ -128,15 +127,3 @@ def test_a_policy_that_sees_is_told_of_another_renderer() -> None:
     assert "drawn by egl; here they are drawn by rays" in success.renderer_note(seeing, "rays")
     assert not success.renderer_note(seeing, "egl")
     assert not success.renderer_note(entry("blind", renderers=["egl"]), "rays")
-
-
-def test_computation_is_of_the_steps_that_were_taken() -> None:
-    config = load_config(f"{CONFIGS.parent / 'atm/policy'}.py:cpu_libero")
-    counted = entry("ours", config=config.to_dict())
-    each = make_stage(config).flops_per_action(config.text.width)  # type: ignore[attr-defined]
-    run = Rollouts((Record(0, True, "", 10, 1.0), Record(1, False, "", 40, 4.0)), {})
-    summary = success.summarise([counted, entry("theirs")], [run, run])
-    assert summary["policies"]["theirs"]["computation"] is None
-    found = summary["policies"]["ours"]["computation"]
-    assert found == {"flops_per_action": each, "actions_per_episode": 25.0, "flops_per_episode": 25 * each}
-    assert f"{each / 1e9:.4g}" in rollout_report._computation(summary)
