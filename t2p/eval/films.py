@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from t2p.eval.insights import Insight, insight, moments
 from t2p.eval.overlay import write_video
 from t2p.eval.rollout import Clock, Record, episodes
 from t2p.methods.base import Policy, Variables
@@ -19,7 +20,7 @@ from t2p.sim.points import Attached, attach, from_camera, to_camera, to_image
 from t2p.sim.render import Renderer, camera_of, make_renderer
 from t2p.sim.task import Task
 from t2p.sim.world import diverged
-from t2p.types import Camera
+from t2p.types import Camera, Observation, Observe
 
 FPS = 10.0  # pictures per simulated second
 SIZE = (192, 256)  # of a film, (height, width)
@@ -38,12 +39,15 @@ class Foreseen:
 @dataclass(frozen=True)
 class Film:
     """record: the episode as it was run again. frames: [F, H, W, 3] uint8, FPS a simulated second, the last one at its
-    end. camera: the third-person view's of these frames, in the robot's base frame."""
+    end. camera: the third-person view's of these frames, in the robot's base frame. insights: of decisions, at most FPS
+    a simulated second, where the policy tells tracks in its pictures; of a few of them where it tells attention alone.
+    """
 
     record: Record
     frames: np.ndarray
     camera: Camera
     foreseen: Foreseen | None
+    insights: tuple[Insight, ...] = ()
 
 
 def film(
@@ -56,7 +60,7 @@ def film(
     if not task.views:
         return
     with (
-        _cinema(task, renderer, policy.observe.size) as cinema,
+        _cinema(task, renderer, policy.observe) as cinema,
         BatchedSim(task, 1, 0, policy.observe, renderer, cinema) as sim,
     ):
         for record in episodes(policy, variables, sim, seeds, Clock(), cinema.told):
@@ -85,8 +89,8 @@ class Recorder:
 
 
 @contextmanager
-def _cinema(task: Task, renderer: str, seen: tuple[int, int]) -> Iterator[Cinema]:
-    cinema = Cinema(task, renderer, seen)
+def _cinema(task: Task, renderer: str, observe: Observe) -> Iterator[Cinema]:
+    cinema = Cinema(task, renderer, observe)
     try:
         yield cinema
     finally:
@@ -97,9 +101,10 @@ class Cinema:
     """An onlooker (t2p.sim.environment) of one environment that takes a picture now and then, and follows the points
     whose tracks the policy predicts."""
 
-    def __init__(self, task: Task, renderer: str, seen: tuple[int, int]):
-        """seen: (height, width) of the pictures in which the policy sees its points."""
-        self.view, self.base, self.seen = next(iter(task.views.values())), np.asarray(task.base, float), seen
+    def __init__(self, task: Task, renderer: str, observe: Observe):
+        """observe: what the policy sees."""
+        self.view, self.base = next(iter(task.views.values())), np.asarray(task.base, float)
+        self.seen, self.views = observe.size, observe.images
         self._name = renderer
         self._renderer: Renderer | None = None
 
@@ -113,9 +118,15 @@ class Cinema:
         self._tracks: np.ndarray | None = None
         self._points: Attached | None = None
         self._true: list[np.ndarray] = []
+        self._insights: list[Insight] = []
+        self._due = 0  # the physics step from which on the next insight is wanted
 
-    def told(self, aux: Mapping[str, Any]) -> None:
-        """What the policy says beside an action; the tracks that count are those of its first decision."""
+    def told(self, obs: Observation, aux: Mapping[str, Any]) -> None:
+        """What the policy says beside an action. Tracks in space count if they are those of its first decision."""
+        seconds = self._steps * self._environment.model.opt.timestep
+        if self._steps >= self._due and (one := insight(seconds, obs, aux, self.views)):
+            self._insights.append(one)
+            self._due = self._steps + self._every
         tracks = aux.get("tracks")
         if self._steps or self._tracks is not None or tracks is None or np.ndim(tracks) != 4 or tracks.shape[-1] != 3:
             return
@@ -138,7 +149,9 @@ class Cinema:
         if self._tracks is not None:
             steps = min(len(self._tracks), len(self._true))
             foreseen = Foreseen(self._tracks[:steps], np.stack(self._true[:steps]))
-        return Film(record, np.stack(self._frames), self._camera, foreseen)
+        told = self._insights
+        insights = tuple(told) if any(one.tracks for one in told) else moments(told)
+        return Film(record, np.stack(self._frames), self._camera, foreseen, insights)
 
     def close(self) -> None:
         if self._renderer is not None:

@@ -56,6 +56,19 @@ def draw_tracks(
     return np.stack([beside([("truth", a), ("prediction", b)]) for a, b in zip(left, drawn)])
 
 
+def draw_paths(
+    picture: np.ndarray, tracks: np.ndarray, visible: np.ndarray, *, colors: np.ndarray | None = None
+) -> np.ndarray:
+    """Whole tracks over one picture: a dot where each point ends, the way there brighter the later it is.
+
+    picture: uint8 [H, W, 3]; the rest as in `draw_tracks`, whose last frame this is, with trails of the tracks' length.
+    """
+    frame = enlarge(picture[None])
+    _check(frame, tracks[-1:], visible[-1:])
+    colors = rainbow(tracks[0]) if colors is None else np.asarray(colors, np.uint8)
+    return _draw(frame, tracks, visible, colors, trail=len(tracks))[0]
+
+
 def enlarge(frames: np.ndarray, short_side: int = SHORT_SIDE) -> np.ndarray:
     """uint8 [T, H, W, 3] times the smallest whole factor that makes the short side at least `short_side`."""
     import cv2
@@ -77,18 +90,18 @@ def _check(frames: np.ndarray, tracks: np.ndarray, visible: np.ndarray) -> None:
 
 
 def _draw(frames: np.ndarray, tracks: np.ndarray, visible: np.ndarray, colors: np.ndarray, trail: int) -> np.ndarray:
+    """The frames are those of the last steps of the tracks."""
     h, w = frames.shape[1:3]
     # Far beyond the picture drawing coordinates would overflow; what lies there is not seen.
     near = np.clip(np.nan_to_num(tracks), -2, 3)
     pixels = ((near * (w, h) - 0.5) * (1 << _FRACTION)).round().astype(np.int32)
     shown = np.asarray(visible, bool)
     out = frames.copy()
-    for t in range(len(frames)):
+    for image, t in zip(out, range(len(tracks) - len(frames), len(tracks)), strict=True):
         for age in range(min(trail, t), 0, -1):
-            _segments(
-                out[t], pixels[t - age : t - age + 2], shown[t - age : t - age + 2], colors, 1 - age / (trail + 1)
-            )
-        _dots(out[t], pixels[t], shown[t], colors)
+            step = slice(t - age, t - age + 2)
+            _segments(image, pixels[step], shown[step], colors, 1 - age / (trail + 1))
+        _dots(image, pixels[t], shown[t], colors)
     return out
 
 

@@ -144,10 +144,10 @@ def episodes(
     sim: BatchedSim,
     seeds: Sequence[int],
     clock: Clock,
-    told: Callable[[Mapping[str, Any]], None] = lambda aux: None,
+    told: Callable[[Observation, Mapping[str, Any]], None] = lambda obs, aux: None,
 ) -> Iterator[Record]:
     """Keeps all environments busy until every seed is done; an environment that ends takes the next seed. told: called
-    with the policy's aux of every decision, before the simulator takes the step."""
+    with what every decision saw and the policy's aux, before the simulator takes the step."""
     reset, act = jax.jit(policy.reset), jax.jit(policy.act)
     limit = policy_steps(policy, sim.task)
     waiting, running = list(seeds), np.full(sim.num_envs, -1)  # the seed in each environment, -1: it rests
@@ -165,7 +165,7 @@ def episodes(
         with clock.measure("policy"):
             actions, state, aux = act(variables, state, _for_device(obs), _keys(running, steps + 1))
             actions = np.asarray(actions)
-        told(aux)
+        told(obs, aux)
         active = (running >= 0) & ~np.isin(np.arange(sim.num_envs), list(sim.failures))
         with clock.measure("simulator"):
             result = sim.step(actions, active)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from t2p.eval import plots3d, report
+from t2p.eval import computation, plots3d, report
 from t2p.eval.films import FPS, Film, Recorder, film
-from t2p.eval.overlay import draw_tracks, encode_image, encode_video
+from t2p.eval.insights import moments, with_attention, with_tracks
+from t2p.eval.overlay import beside, draw_paths, encode_image, encode_video, rainbow, write_image
 from t2p.eval.rollout import Record, Rollouts
 from t2p.eval.success import Entry, task_note
 from t2p.io import PathLike
@@ -39,6 +41,24 @@ _TRACKS = (
     "Left what became of the points, right what the policy foresaw, drawn in the first picture. True tracks are exact: "
     "the points ride on the bodies on which they were seen, taken when each of the policy's steps ended."
 )
+_PICTURES = (
+    "What the policy foresaw, in the pictures that it saw (ATM's Figure 8): a dot is where a point will be at the "
+    "tracks' end, the line its way there. In simulated time; of decisions at most ten a second are shown."
+)
+_ATTENTION = (
+    "Where the policy looks (ATM's Figure 7): how much the token that sums up a decision's pictures attends to each of "
+    "their patches, in the last layer (the paper names none), the mean over heads. All pictures of an episode have one "
+    "scale: grey where the weight is least, over violet and red to yellow where it is greatest."
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An episode on the page. picture: where a picture of it that is not a film's may be written."""
+
+    film: Film
+    caption: str
+    picture: Path
 
 
 def write(
@@ -52,22 +72,25 @@ def write(
 ) -> Path:
     """Writes the report of `runs`, one for each of `entries`, on the same seeds. summary: success.summarise of both;
     films: so many successes and so many failures of each policy are filmed; recorded: so many of each entry's first
-    episodes become videos in the folder videos/<entry> beside the page. Returns the page's path."""
+    episodes become videos in the folder videos/<entry> beside the page. Of filmed policies that tell attention there
+    are pictures of it in attention/<entry>, too. Returns the page's path."""
     recorders = [
         Recorder(Path(path).parent / "videos" / entry.file, [record.seed for record in run.records[:recorded]])
         for entry, run in zip(entries, runs, strict=True)
     ]
-    shown = {name: _film(entries, runs, name, films, renderer, recorders) for name in summary["policies"]}
+    folder = Path(path).parent / "attention"
+    shown = {name: _film(entries, runs, name, films, renderer, recorders, folder) for name in summary["policies"]}
     sections = [
         _success(entries, runs, summary),
         _training_seeds(entries, runs, summary),
         _differences(summary),
         _times(summary),
+        computation.section(summary["policies"]),
         _departures(entries),
         *(_films(name, found) for name, found in shown.items()),
         _checkpoints(entries),
     ]
-    if any(one.foreseen for found in shown.values() for one, _ in found):
+    if any(one.film.foreseen for found in shown.values() for one in found):
         sections.insert(0, plots3d.library())
     return report.write_report(path, f"t2p rollout: {summary['task']}", [s for s in sections if s])
 
@@ -152,8 +175,9 @@ def _film(
     count: int,
     renderer: str,
     recorders: Sequence[Recorder],
-) -> list[tuple[Film, str]]:
-    """Films with their captions, successes first. Each episode is filmed once, for the page and for its video."""
+    folder: Path,
+) -> list[Shown]:
+    """Successes first. folder: of pictures, see Shown. Each episode is filmed once, for the page and for its video."""
     own = [each for each in zip(entries, runs, recorders, strict=True) if each[0].name == name]
     all_records = [(e, r) for e, run, _ in own for r in run.records]
     chosen = [pair for won in (True, False) for pair in [p for p in all_records if p[1].success == won][:count]]
@@ -166,7 +190,11 @@ def _film(
             if one.record.seed in seeds:
                 found[entry.label, one.record.seed] = one
     pairs = [(entry, record) for entry, record in chosen if (entry.label, record.seed) in found]
-    return [(found[e.label, r.seed], caption(e, r, found[e.label, r.seed].record)) for e, r in pairs]
+    return [
+        Shown(one, caption(entry, record, one.record), folder / entry.file / f"{record.seed}.png")
+        for entry, record in pairs
+        for one in [found[entry.label, record.seed]]
+    ]
 
 
 def caption(entry: Entry, recorded: Record, again: Record) -> str:
@@ -185,35 +213,57 @@ def outcome(record: Record) -> str:
     return f"{'success' if record.success else 'no success'} after {after}"
 
 
-def _films(name: str, found: Sequence[tuple[Film, str]]) -> str:
+def _films(name: str, found: Sequence[Shown]) -> str:
     if not found:
         return ""
-    videos = [report.video(encode_video(one.frames, FPS), text, width=420) for one, text in found]
-    parts = [report.paragraph(_FILMS), *videos]
-    foreseen = [(one, text) for one, text in found if one.foreseen is not None]
-    if foreseen:
-        parts += [report.paragraph(_TRACKS), *(part for one, text in foreseen for part in _foreseen(one, text))]
+    parts = [report.paragraph(_FILMS)]
+    parts += [report.video(encode_video(one.film.frames, FPS), one.caption, width=420) for one in found]
+    for about, draw in ((_TRACKS, _foreseen), (_PICTURES, _in_pictures), (_ATTENTION, _attention)):
+        drawn = [part for one in found for part in draw(one)]
+        parts += [report.paragraph(about), *drawn] if drawn else []
     return report.section(f"Films: {name}", *parts)
 
 
-def _foreseen(one: Film, text: str) -> tuple[str, str]:
+def _in_pictures(one: Shown) -> list[str]:
+    """A film of the pictures with the tracks that were predicted in them."""
+    told, record = [each for each in one.film.insights if each.tracks], one.film.record
+    if not told:
+        return []
+    frames = np.stack([with_tracks(each) for each in told])
+    fps = len(frames) / record.seconds if record.seconds else FPS
+    return [report.video(encode_video(frames, fps), one.caption, width=340 * len(told[0].tracks))]
+
+
+def _attention(one: Shown) -> list[str]:
+    told = moments([each for each in one.film.insights if each.attention])
+    if not told:
+        return []
+    figure, (low, high) = with_attention(told)
+    write_image(one.picture, figure)
+    layers = len(next(iter(told[0].attention.values())))
+    what = f"{one.caption}. Layer {layers} of {layers}; weights from {low:.2%} (grey) to {high:.2%} (yellow)"
+    return [report.image(encode_image(figure), what)]
+
+
+def _foreseen(one: Shown) -> list[str]:
     """The first picture with both tracks, and both in space."""
-    assert one.foreseen is not None
-    predicted, true = one.foreseen.predicted, one.foreseen.true
+    if one.film.foreseen is None:
+        return []
+    predicted, true, camera = one.film.foreseen.predicted, one.film.foreseen.true, one.film.camera
     error = 1000 * float(np.linalg.norm(predicted[1:] - true[1:], axis=-1).mean()) if len(true) > 1 else 0.0
-    what = f"{text}. {true.shape[1]} points, mean distance {error:.1f} mm"
-    picture = report.image(encode_image(drawn(one.frames[0], predicted, true, one.camera)), what)
-    spatial = plots3d.tracks({"true": true, "predicted": predicted}, what, np.asarray(one.camera.T_base_cam))
-    return picture, spatial
+    what = f"{one.caption}. {true.shape[1]} points, mean distance {error:.1f} mm"
+    picture = report.image(encode_image(drawn(one.film.frames[0], predicted, true, camera)), what)
+    return [picture, plots3d.tracks({"true": true, "predicted": predicted}, what, np.asarray(camera.T_base_cam))]
 
 
 def drawn(picture: np.ndarray, predicted: np.ndarray, true: np.ndarray, camera: Camera) -> np.ndarray:
     """True beside predicted tracks over a picture. picture: [H, W, 3], seen by `camera`; tracks: [T, N, 3], metres in
     its frame."""
-    steps, shown = len(true), np.ones(true.shape[:2], bool)
-    frames = np.repeat(picture[None], steps, axis=0)
-    places = to_image(predicted, camera), to_image(true, camera)
-    return draw_tracks(frames, places[0], shown & (predicted[..., 2] > 0), trail=steps, truth=(places[1], shown))[-1]
+    shown, places = np.ones(true.shape[:2], bool), to_image(true, camera)
+    foreseen = to_image(predicted, camera), predicted[..., 2] > 0
+    colors = rainbow(places[0])
+    pictures = [draw_paths(picture, *tracks, colors=colors) for tracks in ((places, shown), foreseen)]
+    return beside(list(zip(("truth", "prediction"), pictures)))
 
 
 def _departures(entries: Sequence[Entry]) -> str:

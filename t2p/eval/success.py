@@ -13,12 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from t2p import checkpoint
+from t2p.eval import computation
 from t2p.eval.rollout import Record, Rollouts, check_policy, rollout
 from t2p.eval.watch import Watch
 from t2p.io import UserError
-from t2p.methods.base import Policy, Variables
+from t2p.methods.base import Counted, Policy, Variables
 from t2p.methods.instructed import instruct
-from t2p.methods.registry import make_policy
+from t2p.methods.registry import make_policy, make_stage
 from t2p.metrics.success import paired_difference, wilson
 from t2p.sim.registry import make_task
 from t2p.sim.render import choose_renderer
@@ -27,7 +28,8 @@ from t2p.sim.task import Task
 
 @dataclass(frozen=True)
 class Entry:
-    """One trained policy. name: as the user calls it; seed: of its training, None where it is the only one."""
+    """One trained policy. name: as the user calls it; seed: of its training, None where it is the only one; flops: of
+    one action, None where its stage does not count them."""
 
     name: str
     seed: int | None
@@ -36,6 +38,7 @@ class Entry:
     variables: Variables
     meta: Mapping[str, Any]
     task: Task
+    flops: float | None = None
 
     @property
     def label(self) -> str:
@@ -57,6 +60,7 @@ class Loaded:
     policy: Policy
     variables: Variables
     meta: Mapping[str, Any]
+    flops: float | None = None
 
 
 def load(checkpoints: Sequence[str], which: str) -> list[Loaded]:
@@ -71,13 +75,18 @@ def load(checkpoints: Sequence[str], which: str) -> list[Loaded]:
         ]
         for seed, folder in folders or [(None, directory)]:
             variables, meta = checkpoint.load(folder, which)
-            policy = make_policy(ml_collections.ConfigDict(meta["config"]))
-            found.append(Loaded(name, seed, folder, policy, variables, meta))
+            config = ml_collections.ConfigDict(meta["config"])
+            found.append(Loaded(name, seed, folder, make_policy(config), variables, meta, _flops(config)))
     labels = [(one.name, one.seed) for one in found]
     if len(set(labels)) < len(labels):
         names = [one.name for one in found]
         raise UserError(f"two checkpoints have the same name: {names}; name them with --checkpoint NAME=DIR")
     return found
+
+
+def _flops(config: ml_collections.ConfigDict) -> float | None:
+    stage = make_stage(config)
+    return stage.flops_per_action(config.text.width) if isinstance(stage, Counted) else None
 
 
 def on_task(found: Sequence[Loaded], task: str, options: Mapping[str, Any], any_task: bool = False) -> list[Entry]:
@@ -104,7 +113,7 @@ def _entry(one: Loaded, task: str, options: Mapping[str, Any], any_task: bool) -
     check_policy(one.policy, made)
     text = ml_collections.ConfigDict(one.meta["config"]).text
     told, shown = instruct(one.policy, one.variables, text, made.instruction)
-    return Entry(one.name, one.seed, one.directory, told, shown, one.meta, made)
+    return Entry(one.name, one.seed, one.directory, told, shown, one.meta, made, one.flops)
 
 
 def run_all(
@@ -187,6 +196,10 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
             "std_over_training_seeds": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
             "failed": sum(bool(x.failed) for _, r in own for x in r.records),
             "times": sums([r.times for _, r in own]),
+            "computation": computation.together(
+                [computation.of_episodes(e.flops, [x.steps for x in r.records]) for e, r in own],
+                [len(r.records) for _, r in own],
+            ),
         }
     differences = [
         {"first": names[0], "second": name, **_difference(found, runs, names[0], name)} for name in names[1:]

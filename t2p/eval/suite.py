@@ -16,7 +16,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from t2p.eval import report, rollout_report, success
+from t2p.eval import computation, report, rollout_report, success
 from t2p.eval.rollout import Rollouts
 from t2p.eval.rollout_report import PARTS, shares
 from t2p.eval.success import Entry, Loaded
@@ -109,6 +109,9 @@ def _over_tasks(tasks: Counts) -> dict[str, Any]:
         "std_over_training_seeds": float(np.std(of_seeds, ddof=1)) if len(of_seeds) > 1 else None,
         "failed": sum(p["failed"] for p in tasks.values()),
         "times": success.sums([p["times"] for p in tasks.values()]),
+        "computation": computation.together(
+            [p.get("computation", {}) for p in tasks.values()], [p["episodes"] for p in tasks.values()]
+        ),
     }
 
 
@@ -132,7 +135,7 @@ def write(path: Path, result: Mapping[str, Any], summaries: Mapping[str, Mapping
     parts = (result["about"], head, f"MuJoCo {mujoco.__version__}.", result["note"])
     about = report.paragraph(" ".join(part for part in parts if part))
     overall = report.section("Success", about, report.bars(rates, "success, mean over tasks", dots), _spread(policies))
-    sections = [overall, _by_task(result), _times(policies), _pages(summaries)]
+    sections = [overall, _by_task(result), _times(policies), computation.section(policies), _pages(summaries)]
     sections.append(report.section("For a table of results", report.bullets(result["lines"])))
     return report.write_report(path, f"t2p rollout: {result['suite']}", sections)
 

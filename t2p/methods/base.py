@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -41,6 +41,16 @@ class Stage(Protocol):
     def flops_per_example(self, batch: Batch) -> float:
         """Analytic floating-point operations of one training step per example: forward and backward, a
         multiply-add counted as two. Only shapes of `batch` matter."""
+        ...
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A stage that acts and knows what it costs."""
+
+    def flops_per_action(self, text_width: int) -> float:
+        """Analytic floating-point operations of one decision, a multiply-add counted as two. text_width: numbers of a
+        sentence's vector."""
         ...
 
 
@@ -126,5 +136,9 @@ class Policy(Protocol):
     def act(
         self, variables: Variables, state: Any, obs: Observation, rng: jax.Array
     ) -> tuple[Array, Any, Mapping[str, Array]]:
-        """-> (the action [E, A] of the next policy step, the state after it, aux: what reports draw)."""
+        """-> (the action [E, A] of the next policy step, the state after it, aux: what reports draw).
+
+        aux may have "tracks" that are predicted, [E, T + 1, N, 3] metres in the first view's camera frame or [E, V, T,
+        N, 2] in the pictures, and "attention" [E, layers, V, rows, columns] to the pictures' patches; V in the order of
+        observe.images."""
         ...

@@ -70,11 +70,17 @@ def test_the_keys_of_episodes_and_steps_differ(whole) -> None:
     assert sideways.shape == (20, 2) and len(np.unique(sideways)) == 40
 
 
-def test_aux_of_every_decision_is_told() -> None:
-    told = []
+def test_aux_of_every_decision_is_told_with_what_was_seen() -> None:
+    seen, told = [], []
+
+    def note(obs, aux):
+        seen.append(obs.proprio["tool"].tobytes())
+        told.append(aux)
+
     with BatchedSim(Push(), 2, 0, Nudge(cloud=20).observe, "rays") as sim:
-        list(episodes(Nudge(cloud=20), variables(), sim, [0, 1], Clock(), told.append))
+        list(episodes(Nudge(cloud=20), variables(), sim, [0, 1], Clock(), note))
     assert len(told) == 20 and told[0]["tracks"].shape == (2, FORESEEN + 1, 20, 3)
+    assert len(set(seen)) == 20  # of its own step each
 
 
 def test_an_evaluation_that_was_cut_off_goes_on(whole, tmp_path) -> None:
