@@ -27,9 +27,9 @@ from t2p.data.sources import SourceError
 from t2p.geometry.clouds import furthest_points
 from t2p.io import PathLike, UserError, write_bytes
 from t2p.sim.record import Recording, Replay, exact_tracks, record
-from t2p.sim.registry import make_task
+from t2p.sim.registry import make_scripted_task
 from t2p.sim.render import choose_renderer, make_renderer
-from t2p.sim.task import Task
+from t2p.sim.task import ScriptedTask
 from t2p.types import Episode, TrackSet
 
 SETS = ("grid", "objects", "image")
@@ -62,9 +62,9 @@ class Collection:
     depth: bool = False
     renderer: str = "auto"
 
-    def check(self) -> Task:
+    def check(self) -> ScriptedTask:
         """The task; UserError for what cannot be collected."""
-        task = make_task(self.task, **self.options)
+        task = make_scripted_task(self.task, **self.options)
         if self.episodes < 1 or self.points < 1 or self.seed < 0 or not 0 <= self.spread <= CANDIDATES:
             raise UserError(
                 f"episodes {self.episodes}, points {self.points}, seed {self.seed}, spread {self.spread}: expected at "
@@ -179,13 +179,13 @@ def make_episode(what: Collection, number: int, renderer: str) -> Made:
 
 
 @functools.lru_cache(maxsize=1)
-def _studio(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Task, mujoco.MjModel]:
+def _studio(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[ScriptedTask, mujoco.MjModel]:
     """The task and its compiled model, kept from one episode to the next: compiling costs as much as an episode."""
-    task = make_task(name, **dict(options))
+    task = make_scripted_task(name, **dict(options))
     return task, task.build().compile()
 
 
-def _configuration(what: Collection, task: Task, number: int, attempt: int) -> np.ndarray:
+def _configuration(what: Collection, task: ScriptedTask, number: int, attempt: int) -> np.ndarray:
     if number < what.spread and attempt == 0:
         return _spread(what.task, tuple(sorted(what.options.items())), what.spread)[number]
     return task.draw(np.random.default_rng([what.seed, number, attempt]))
@@ -193,10 +193,10 @@ def _configuration(what: Collection, task: Task, number: int, attempt: int) -> n
 
 @functools.lru_cache(maxsize=1)
 def _spread(name: str, options: tuple[tuple[str, Any], ...], count: int) -> np.ndarray:
-    return spread_configurations(make_task(name, **dict(options)), count)
+    return spread_configurations(make_scripted_task(name, **dict(options)), count)
 
 
-def spread_configurations(task: Task, count: int) -> np.ndarray:
+def spread_configurations(task: ScriptedTask, count: int) -> np.ndarray:
     """[count, F] initial configurations by furthest point sampling from 10,000 random ones (3PoinTr, section IV:
     unscaled distances, from the first candidate on)."""
     rng = np.random.default_rng(CANDIDATE_SEED)
@@ -206,7 +206,7 @@ def spread_configurations(task: Task, count: int) -> np.ndarray:
 
 def _draw(
     what: Collection,
-    task: Task,
+    task: ScriptedTask,
     model: mujoco.MjModel,
     found: Recording,
     renderer: str,
@@ -251,7 +251,7 @@ def _draw(
 
 
 def _track_sets(
-    what: Collection, task: Task, replay: Replay, view: str, looks: list[Any]
+    what: Collection, task: ScriptedTask, replay: Replay, view: str, looks: list[Any]
 ) -> dict[str, dict[str, TrackSet]]:
     """{"exact/<set>": {view: tracks}}."""
     make = lambda kept: exact_tracks(replay, view, what.size, looks, kept, what.points, what.seed)  # noqa: E731

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 import mujoco
 import numpy as np
@@ -20,7 +20,7 @@ from t2p.io import UserError
 from t2p.sim.control import Controller, drive, orthonormal
 from t2p.sim.points import SurfacePoints, body_ids, cloud
 from t2p.sim.render import Renderer, camera_of, make_renderer
-from t2p.sim.task import Judge, Task, sample
+from t2p.sim.task import Judge, ScriptedTask, Task, sample
 from t2p.sim.world import diverged, quiet_warnings, write_state
 from t2p.types import ActionSpec, Cloud, InitialState, Observe
 
@@ -173,6 +173,11 @@ class Environment:
         self._base = np.asarray(task.base, float)
         self._to_base = invert_transform(self._base)
 
+    @property
+    def _scripted(self) -> ScriptedTask:
+        """The task: one that has no environment of its own."""
+        return cast(ScriptedTask, self.task)
+
     def reset(self, start: Start) -> None:
         """Starts an episode from a seed (drawn by the task) or from a state."""
         began = time.perf_counter()
@@ -182,12 +187,12 @@ class Environment:
         if isinstance(start, InitialState):
             state, self.seed = start, 0
         else:
-            state, self.seed = sample(self.task, self.model, self.data, int(start)), int(start)
+            state, self.seed = sample(self._scripted, self.model, self.data, int(start)), int(start)
         write_state(self.model, self.data, state)
         self._frames = self.model.body_pos.copy(), self.model.body_quat.copy()
         self.steps, self.success, self.time, self.failure = 0, False, 0.0, diverged(self.data)
-        self.controller = self.task.controller(self.model, self.data)
-        self.judge = self.task.judge(self.model)
+        self.controller = self._scripted.controller(self.model, self.data)
+        self.judge = self._scripted.judge(self.model)
         self.data.ctrl[self.controller.arm.controls[-1]] = self.controller.arm.robot.gripper_open
         self.clocks[3] += time.perf_counter() - began
         if self.onlooker is not None:
@@ -278,7 +283,7 @@ class Environment:
     def shapes(self) -> dict[Key, Shape]:
         """Shape and type of every array of an observation."""
         mujoco.mj_forward(self.model, self.data)
-        joints = len(self.task.controller(self.model, self.data).arm.joints)
+        joints = len(self._scripted.controller(self.model, self.data).arm.joints)
         dims = {"tool": 9, "gripper": 1, "joints": joints}
         return self._picture_shapes() | {("proprio", name): ((dim,), "f4") for name, dim in dims.items()}
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from t2p.geometry.rotations import matrix_to_6d
 from t2p.sim.control import Controller, OscDelta, drive, rotation_vector, tool_pose
-from t2p.sim.task import Judge, Task, Waypoint, sample
+from t2p.sim.task import Judge, ScriptedTask, Waypoint, sample
 from t2p.sim.world import diverged
 
 # Servoing to a waypoint with relative actions; all chosen here. Each action asks for GAIN of what is missing, at
@@ -71,7 +71,7 @@ class ScriptedExpert:
             self.phase = "next"
 
 
-def scripted_expert(task: Task, model: mujoco.MjModel, data: mujoco.MjData) -> ScriptedExpert:
+def scripted_expert(task: ScriptedTask, model: mujoco.MjModel, data: mujoco.MjData) -> ScriptedExpert:
     """The expert of an episode that starts at `data`."""
     return ScriptedExpert(task.expert(model, data), task.controller(model, data))
 
@@ -105,7 +105,7 @@ def advance(
         judge.substep(model, data)
 
 
-def run_expert(task: Task, model: mujoco.MjModel, data: mujoco.MjData, seed: int) -> bool:
+def run_expert(task: ScriptedTask, model: mujoco.MjModel, data: mujoco.MjData, seed: int) -> bool:
     """Plays the script from the seed's start, within the task's limit. -> whether it succeeded; False too where the
     physics came apart."""
     sample(task, model, data, seed)

@@ -21,7 +21,7 @@ from t2p.sim.experts import scripted_expert
 from t2p.sim.points import attach, body_ids, cloud, from_camera, to_camera, to_image, visible
 from t2p.sim.registry import make_task
 from t2p.sim.render import Frame, Renderer, Size, Surfaces, camera_of, make_renderer
-from t2p.sim.task import Task
+from t2p.sim.task import ScriptedTask
 from t2p.sim.world import diverged, quiet_warnings, write_state
 from t2p.types import Camera, InitialState, Space, TrackSet
 
@@ -43,7 +43,7 @@ class Recording:
 
 
 def record(
-    task: Task, model: mujoco.MjModel, data: mujoco.MjData, configuration: np.ndarray, fps: float = 20.0
+    task: ScriptedTask, model: mujoco.MjModel, data: mujoco.MjData, configuration: np.ndarray, fps: float = 20.0
 ) -> Recording:
     """Has the scripted expert do the task from a configuration. The first frame is the start, the last one the end."""
     every = 1 / (fps * model.opt.timestep)
@@ -64,7 +64,7 @@ def record(
 class _Session:
     """A demonstration under way."""
 
-    def __init__(self, task: Task, model: mujoco.MjModel, data: mujoco.MjData, every: int):
+    def __init__(self, task: ScriptedTask, model: mujoco.MjModel, data: mujoco.MjData, every: int):
         self.task, self.model, self.data, self.every = task, model, data, every
         self.controller, self.judge = task.controller(model, data), task.judge(model)
         self.expert = scripted_expert(task, model, data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from t2p.io import UserError
 from t2p.sim.libero.suites import SUITES, find_task
@@ -13,12 +13,15 @@ from t2p.sim.libero.task import LiberoTask
 from t2p.sim.tabletop.block_stack import BlockStack
 from t2p.sim.tabletop.open_microwave import OpenMicrowave
 from t2p.sim.tabletop.right_glass import RightGlass
-from t2p.sim.task import Task
+from t2p.sim.task import ScriptedTask, Task
 
-TASKS: dict[str, Callable[..., Task]] = {
+SCRIPTED: dict[str, Callable[..., ScriptedTask]] = {
     BlockStack.name: BlockStack,
     OpenMicrowave.name: OpenMicrowave,
     RightGlass.name: RightGlass,
+}
+TASKS: dict[str, Callable[..., Task]] = {
+    **SCRIPTED,
     **{f"{suite}/{task}": LiberoTask for suite, tasks in SUITES.items() for task in tasks},
 }
 
@@ -51,6 +54,14 @@ def make_task(name: str, **options: Any) -> Task:
     if unknown:
         raise UserError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
     return LiberoTask(name, **options) if TASKS[name] is LiberoTask else TASKS[name](**options)
+
+
+def make_scripted_task(name: str, **options: Any) -> ScriptedTask:
+    """`make_task` for those that have a script of waypoints; UserError for others."""
+    task = make_task(name, **options)
+    if name not in SCRIPTED:
+        raise UserError(f"{name} has no script of waypoints; tasks that have one are {', '.join(SCRIPTED)}")
+    return cast(ScriptedTask, task)
 
 
 def _shown() -> list[str]:

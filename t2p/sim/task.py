@@ -1,8 +1,9 @@
-"""What a task is to the simulator: the contract that every task fulfils and everything around it relies on.
+"""What a task is to the simulator: the contracts that everything around it relies on.
 
-A task is a frozen, picklable object (worker processes rebuild their models from it). It builds the world, says where
-episodes start, what counts as success, and how a scripted expert does it. Poses and positions are in the world frame,
-metres; rotations are matrices whose columns are the tool's axes.
+A task is a frozen, picklable object (worker processes rebuild their models from it). It builds the world. A scripted
+one also says where episodes start, how actions move the robot, what counts as success, and how an expert does it;
+others bring an environment of their own that knows (t2p.sim.environment.environment_class). Poses and positions are in
+the world frame, metres; rotations are matrices whose columns are the tool's axes.
 """
 
 from __future__ import annotations
@@ -66,6 +67,14 @@ class Task(Protocol):
         """The world with the embodiment and the cameras."""
         ...
 
+    def stored(self, model: mujoco.MjModel, data: mujoco.MjData, index: int) -> InitialState:
+        """The index-th of the task's published initial states; UserError where it has none."""
+        ...
+
+
+class ScriptedTask(Task, Protocol):
+    """A task for the default environment, that can be collected."""
+
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """[F] one initial configuration (the numbers that tell episodes apart, in a fixed order); no physics."""
         ...
@@ -73,10 +82,6 @@ class Task(Protocol):
     def place(self, model: mujoco.MjModel, data: mujoco.MjData, configuration: np.ndarray) -> InitialState:
         """The settled start of an episode from a configuration [F]; the same numbers give the same state. Changes
         `model` and `data`."""
-        ...
-
-    def stored(self, model: mujoco.MjModel, data: mujoco.MjData, index: int) -> InitialState:
-        """The index-th of the task's published initial states; UserError where it has none."""
         ...
 
     def controller(self, model: mujoco.MjModel, data: mujoco.MjData) -> Controller:
@@ -92,7 +97,7 @@ class Task(Protocol):
         ...
 
 
-def sample(task: Task, model: mujoco.MjModel, data: mujoco.MjData, seed: int) -> InitialState:
+def sample(task: ScriptedTask, model: mujoco.MjModel, data: mujoco.MjData, seed: int) -> InitialState:
     """Where the episode of a seed starts; the same on every machine, worker and run."""
     rng = np.random.default_rng([seed, task.variation])
     return task.place(model, data, task.draw(rng))

@@ -43,3 +43,11 @@ def test_unknown_names_and_options_are_refused() -> None:
         registry.make_task("tabletop/block_stack", embodiment="ur5")
     with pytest.raises(UserError, match="control must be one of 'setpoint_pose', 'osc_delta'; got 'joints'"):
         registry.make_task("tabletop/block_stack", control="joints")
+
+
+def test_tasks_without_a_script_of_waypoints_are_told() -> None:
+    name = registry.suite("libero_object")[0]
+    with pytest.raises(UserError, match=rf"{name} has no script of waypoints; tasks that have one are tabletop/block"):
+        registry.make_scripted_task(name)
+    with pytest.raises(UserError, match="did you mean 'tabletop/block_stack'"):
+        registry.make_scripted_task("tabletop/blok_stack")

@@ -149,6 +149,9 @@ class _Replayed:
 
     def __init__(self, model: mujoco.MjModel, problem: Problem, recording: Recording):
         model = copy.copy(model)  # its fixtures are moved
+        bodies = {model.body(number).name for number in range(model.nbody)}
+        if unknown := sorted(set(recording.fixtures) - bodies):
+            raise UserError(f"the recording has the fixture {unknown[0]!r}, which this scene lacks: another task's?")
         for name, pose in recording.fixtures.items():
             body = model.body(name)
             body.pos, body.quat = pose["pos"], pose["quat"]

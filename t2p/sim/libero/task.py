@@ -8,7 +8,7 @@ fixtures stand where a reset of the original with that random seed puts them. Wi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -16,18 +16,16 @@ import mujoco
 import numpy as np
 
 from t2p.io import UserError
-from t2p.sim.control import Controller
 from t2p.sim.libero import placement
 from t2p.sim.libero.assets import Assets, find_assets, initial_states, load_problem, split_state
 from t2p.sim.libero.bddl import Problem
 from t2p.sim.libero.catalog import ARENAS, CATEGORIES
 from t2p.sim.libero.environment import LiberoEnvironment
-from t2p.sim.libero.placement import Placement, find_placement
+from t2p.sim.libero.placement import Placement
 from t2p.sim.libero.protocols import Protocol, find_protocol
 from t2p.sim.libero.quirks import Quirks
 from t2p.sim.libero.scene import DRAWINGS, VIEWS, Profile, build, things
 from t2p.sim.libero.suites import find_task
-from t2p.sim.task import Judge, Waypoint
 from t2p.types import ActionSpec, InitialState
 
 SEEDS = 2**32  # so many the legacy random stream has
@@ -161,23 +159,6 @@ class LiberoTask:
     def _with(self, model: mujoco.MjModel, where: InitialState, state: np.ndarray) -> InitialState:
         time, qpos, qvel = split_state(state, model.nq, model.nv)
         return replace(where, time=float(time), qpos=qpos.copy(), qvel=qvel.copy())
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """[1] the random seed of a reset."""
-        return rng.integers(SEEDS, size=1).astype(float)
-
-    def place(self, model: mujoco.MjModel, data: mujoco.MjData, configuration: np.ndarray) -> InitialState:
-        found = find_placement(model, self.problem, self.quirks)
-        return placement.reset(found, np.random.RandomState(int(configuration[0])))[0]
-
-    def controller(self, model: mujoco.MjModel, data: mujoco.MjData) -> Controller:
-        raise UserError(f"{self.name}: LIBERO's environments are controlled together (t2p.sim.libero.stepping)")
-
-    def judge(self, model: mujoco.MjModel) -> Judge:
-        raise UserError(f"{self.name}: LIBERO's environments judge by t2p.sim.libero.predicates")
-
-    def expert(self, model: mujoco.MjModel, data: mujoco.MjData) -> Iterator[Waypoint]:
-        raise UserError(f"{self.name} has no script of waypoints")
 
 
 @functools.lru_cache(maxsize=32)

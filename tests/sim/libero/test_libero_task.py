@@ -17,7 +17,6 @@ from t2p.sim.libero.protocols import PROTOCOLS
 from t2p.sim.libero.quirks import Quirks
 from t2p.sim.libero.task import LiberoTask
 from t2p.sim.registry import make_task, names, suite
-from t2p.sim.task import sample
 
 BOWL = "libero_spatial/pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate"
 
@@ -96,7 +95,7 @@ def test_states_may_be_named_or_given(assets: Assets, found: Placement) -> None:
         libero.start(found, 3, 50)
 
 
-def test_published_states_and_samples_by_the_tasks_contract(assets: Assets, found: Placement) -> None:
+def test_published_states_and_those_that_a_reset_draws(assets: Assets, found: Placement) -> None:
     import mujoco
 
     libero, model = task(assets), found.model
@@ -104,7 +103,7 @@ def test_published_states_and_samples_by_the_tasks_contract(assets: Assets, foun
     stored = libero.stored(model, data, 49)
     np.testing.assert_array_equal(stored.qpos, states[49, 1 : 1 + model.nq])
     np.testing.assert_array_equal(stored.body_pos, model.body_pos)
-    one, again, other = (sample(libero, model, data, seed) for seed in (5, 5, 6))
+    one, again, other = (task(assets, protocol="reset").start(found, seed) for seed in (5, 5, 6))
     np.testing.assert_array_equal(one.qpos, again.qpos)
     assert (one.qpos != other.qpos).any() and (one.body_pos != other.body_pos).any()
 
