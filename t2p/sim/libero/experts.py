@@ -37,7 +37,7 @@ FLAT, MIDDLE = 0.03, 0.02  # m: dishes that are lower are dragged, by what is so
 STRIDE, PRESS, DRAGS = 0.03, 0.012, 150  # m ahead and down that the hand aims in dragging; policy steps
 BACK, FRONT = 0.10, 0.02  # m: from so far a handle is taken; so deep is one
 PULL, TURN, RIDGE = 0.03, 0.4, 0.03  # m, rad beyond what is asked for; m of a knob that stand up from it
-HOLD = 10  # policy steps for which the goal holds when a demonstration ends (robosuite, collect_human_demonstrations)
+HELD = 10  # policy steps for which the goal holds when a demonstration ends (robosuite, collect_human_demonstrations)
 TILT = np.deg2rad(70)  # of the hand, up from looking down, where it takes a drawer's handle
 SLIDE = mujoco.mjtJoint.mjJNT_SLIDE
 
@@ -110,13 +110,13 @@ def demonstration(model: mujoco.MjModel, data: mujoco.MjData, problem: Problem) 
 
 
 def until_held(actions: Iterator[np.ndarray], success: Callable[[], bool]) -> Iterator[np.ndarray]:
-    """Actions until the goal has held for HOLD policy steps, as LIBERO's own recordings end, or there are no more.
+    """Actions until the goal has held for HELD policy steps, as LIBERO's own recordings end, or there are no more.
     success: whether it holds after the step that was given last."""
     held = 0
     for action in actions:
         yield action
         held = held + 1 if success() else 0
-        if held == HOLD:
+        if held == HELD:
             return
 
 

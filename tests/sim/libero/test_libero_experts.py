@@ -10,10 +10,12 @@ import pytest
 import small_scene
 
 from t2p.io import UserError
+from t2p.sim.libero import experts
 from t2p.sim.libero.assets import Assets
 from t2p.sim.libero.environment import LiberoEnvironment
-from t2p.sim.libero.experts import HOLD, demonstration, until_held
-from t2p.sim.libero.grasps import FULL, HALF, clearance, find_grasp, pointing_down, points_of
+from t2p.sim.libero.experts import CLOSE, GRIP_STEPS, HELD, OPEN, Hand, demonstration, until_held
+from t2p.sim.libero.grasps import FULL, HALF, Grasp, clearance, find_grasp, pointing_down, points_of
+from t2p.sim.libero.names import handles
 from t2p.sim.libero.suites import SUITES
 from t2p.sim.libero.task import LiberoTask
 
@@ -92,6 +94,18 @@ def test_fingers_come_half_open_where_there_is_no_more_room() -> None:
     )
 
 
+def test_half_open_fingers_stay_so_on_their_way_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    grasp = Grasp(np.array([0.5, 0, 0.5]), pointing_down(0.0), half=True, clear=1.0)
+    monkeypatch.setattr(experts, "find_grasp", lambda points, obstacles: grasp)
+    model = small_scene.model()
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    hand = Hand(model, data, handles(model, small_scene.problem()))
+    grips = [float(action[6]) for action in experts._take(hand, "akita_black_bowl_1")]
+    changes = [grip for grip, before in zip(grips, [None, *grips], strict=False) if grip != before]
+    assert changes == [OPEN, CLOSE, 0.0, CLOSE] and grips[-GRIP_STEPS:] == [CLOSE] * GRIP_STEPS
+
+
 def test_what_lies_lower_than_the_fingertips_is_in_nobody_s_way() -> None:
     pose = np.array([0, 0, 0.1]), pointing_down(np.pi / 2)
     under, beside = box((0.3, 0.3, 0.05), (0, 0, 0.025)), box((0.3, 0.3, 0.05), (0, 0, 0.065))
@@ -134,8 +148,8 @@ def play(assets: Assets, task: str, seeds: int) -> np.ndarray:
 
 
 def test_a_demonstration_ends_when_its_goal_has_held_for_half_a_second() -> None:
-    told = iter([False, *[True] * (HOLD - 1), False, *[True] * 20])
-    assert len(list(until_held(iter([np.zeros(7)] * 40), lambda: next(told)))) == 1 + HOLD + HOLD
+    told = iter([False, *[True] * (HELD - 1), False, *[True] * 20])
+    assert len(list(until_held(iter([np.zeros(7)] * 40), lambda: next(told)))) == 1 + HELD + HELD
     assert len(list(until_held(iter([np.zeros(7)] * 5), lambda: False))) == 5
 
 
