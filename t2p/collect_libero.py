@@ -34,7 +34,7 @@ from t2p.data.sources.libero import LiberoSource
 from t2p.geometry.rotations import quaternion_to_axis_angle
 from t2p.io import PathLike, UserError
 from t2p.sim import registry
-from t2p.sim.libero.adaptation import Recording, adapted, cut
+from t2p.sim.libero.adaptation import Recording, Source, adapted, cut, noisy, solves
 from t2p.sim.libero.environment import LiberoEnvironment
 from t2p.sim.libero.experts import demonstration, until_held
 from t2p.sim.libero.scene import VIEWS, Profile
@@ -50,7 +50,8 @@ class LiberoCollection:
     """What is collected. tasks: suite/task, suite/index, or a whole suite. episodes: of each task; seed: the first
     rollout's number. size: (H, W) of the pictures; profile: how they are drawn. options: of the tasks (protocol,
     libero_root). adapt: LIBERO's demonstrations, a file or a folder of them, that are adapted to new starts
-    (t2p.sim.libero.adaptation); "": the tasks' scripts act."""
+    (t2p.sim.libero.adaptation); "": the tasks' scripts act. noise: standard deviation of what is added to all actions
+    (MimicGen: 0.05), drawn by the seed."""
 
     tasks: str
     episodes: int
@@ -60,11 +61,14 @@ class LiberoCollection:
     renderer: str = "auto"
     options: tuple[tuple[str, Any], ...] = ()
     adapt: str = ""
+    noise: float = 0.0
 
     def names(self) -> tuple[str, ...]:
         """The tasks; UserError for what cannot be collected."""
         if self.episodes < 1 or self.seed < 0:
             raise UserError(f"episodes {self.episodes}, seed {self.seed}: expected at least 1 and 0")
+        if not 0 <= self.noise <= 1:
+            raise UserError(f"noise is {self.noise}; expected 0 to 1, shares of the largest action")
         if self.tasks in SUITES:
             return registry.suite(self.tasks)
         return (registry.make_task(self.tasks).name,)
@@ -165,16 +169,30 @@ class Actor:
         task = what.task(name)
         self.environment = LiberoEnvironment(task, Observe(tuple(VIEWS), size=what.size), what.renderer)
         self.spec = task.build("faithful")
-        model, problem = self.environment.model, self.environment.scene.problem
-        recorded = recordings(what.adapt, name) if what.adapt else []
-        self.sources = [cut(model, problem, one) for one in recorded]
+        self.noise = what.noise
+        self.sources = self._sources(what.adapt, name) if what.adapt else []
 
-    def actions(self) -> Iterator[np.ndarray]:
+    def _sources(self, path: str, name: str) -> list[Source]:
+        """The recordings whose goal holds, cut."""
+        model, problem = self.environment.model, self.environment.scene.problem
+        recorded = recordings(path, name)
+        good = [cut(model, problem, one) for one in recorded if solves(model, problem, one)]
+        if not good:
+            raise UserError(
+                f"{path}: in none of the {len(recorded)} demonstrations of {name} does the goal hold; "
+                "expected some that succeed"
+            )
+        return good
+
+    def actions(self, seed: int) -> Iterator[np.ndarray]:
         """What is done from the start on that the environment now has."""
         env = self.environment
-        if self.sources:
-            return adapted(env.model, env.data, env.scene.problem, self.sources)
-        return demonstration(env.model, env.data, env.scene.problem)
+        made = (
+            adapted(env.model, env.data, env.scene.problem, self.sources)
+            if self.sources
+            else demonstration(env.model, env.data, env.scene.problem)
+        )
+        return noisy(made, self.noise, np.random.default_rng(seed)) if self.noise else made
 
     def act(self, seed: int) -> LiberoDemo | None:
         """The demonstration of a seed, or None if the goal does not hold at its end."""
@@ -184,7 +202,7 @@ class Actor:
         actions: list[np.ndarray] = []
         states: list[np.ndarray] = []
         seen: list[dict[str, np.ndarray]] = []
-        for action in until_held(self.actions(), lambda: env.success):
+        for action in until_held(self.actions(seed), lambda: env.success):
             if env.failure is not None or len(actions) == env.task.limit:
                 break
             actions.append(action)

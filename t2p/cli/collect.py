@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="LIBERO's tasks: demonstrations (HDF5, a file or a folder) to adapt to new starts; else a script acts",
     )
+    parser.add_argument(
+        "--noise", type=float, default=0.0, metavar="S", help="LIBERO's tasks: added to all actions (MimicGen: 0.05)"
+    )
     parser.add_argument("--workers", type=int, default=-1, metavar="N", help="processes (default: one a core)")
     parser.add_argument("--episodes_per_shard", type=int, default=10, metavar="N", help="(default: 10)")
 
@@ -55,8 +58,8 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"unknown arguments {rest}; t2p collect --help lists what there is")
     if args.task.partition("/")[0] in SUITES:
         return _libero(args)
-    if args.adapt:
-        raise UserError(f"--adapt is for LIBERO's tasks; {args.task} has a script of its own")
+    if args.adapt or args.noise:
+        raise UserError(f"--adapt and --noise are for LIBERO's tasks; {args.task} has a script of its own")
     what = Collection(
         task=args.task,
         episodes=args.episodes,
@@ -101,6 +104,7 @@ def _libero(args: argparse.Namespace) -> int:
         args.renderer,
         (("libero_root", args.libero_root),),
         args.adapt,
+        args.noise,
     )
     workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
     with tqdm(total=args.episodes * len(what.names()), unit="episode") as bar:

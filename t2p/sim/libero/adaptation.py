@@ -2,15 +2,16 @@
 (MimicGen, Mandlekar et al. 2023, section 4).
 
 A recording is cut into segments, each relative to one anchor: what is going to be moved until the hand has lifted it,
-then what it is put on or into (the goal says so), else the world. Drawers, knobs and doors move relative to the fixture
-that they belong to. A segment's goals of the hand, which are those that the recorded actions gave the controller, go
-where its anchor has gone; between segments the hand moves in a straight line.
+then what it is put on or into (the goal says so), else the world. Drawers, knobs and doors have frames of their own,
+by which the hand comes to them; while they move, the fixture that they belong to is the anchor, so that they end where
+they ended in the recording wherever they start. A segment's goals of the hand, which are those that the recorded
+actions gave the controller, go where its anchor has gone; between segments the hand moves in a straight line.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,13 @@ import mujoco
 import numpy as np
 
 from t2p.geometry.cameras import invert_transform
-from t2p.geometry.rotations import axis_angle_to_matrix
+from t2p.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from t2p.io import UserError
 from t2p.sim.libero.bddl import Problem
-from t2p.sim.libero.experts import WAIT, Hand
+from t2p.sim.libero.experts import LEVER, WAIT, Hand, joint_points
 from t2p.sim.libero.names import handles
 from t2p.sim.libero.osc import ROTATION, TRANSLATION
+from t2p.sim.libero.predicates import compile_goal
 
 WORLD = ""  # an anchor that never moves
 SPEED, SPIN = 0.0005, 0.001  # m, rad (or m) a policy step from which on a thing moves, or a joint
@@ -44,8 +46,8 @@ class Recording:
 
 @dataclass(frozen=True)
 class Segment:
-    """anchor: the name of a thing or region, or WORLD; pose: [4, 4] where it was when the segment began; goals: [n, 4,
-    4] of the hand, in the world; grips: [n] the gripper's commands."""
+    """anchor: the name of a thing, region or joint (the part that it moves), or WORLD; pose: [4, 4] where it was when
+    the segment began; goals: [n, 4, 4] of the hand, in the world; grips: [n] the gripper's commands."""
 
     anchor: str
     pose: np.ndarray
@@ -55,7 +57,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Source:
-    """A recording that is cut. start: {thing: [3]}, where what is handled stood at its beginning."""
+    """A recording that is cut. start: {anchor: [4, 4]}, where its segments' anchors stood at its beginning."""
 
     start: Mapping[str, np.ndarray]
     segments: tuple[Segment, ...]
@@ -63,9 +65,9 @@ class Source:
 
 @dataclass(frozen=True)
 class _Motion:
-    """A thing moves from one step to another."""
+    """A thing, or the part that a joint moves, moves from one step to another."""
 
-    thing: str
+    name: str
     first: int
     last: int
 
@@ -73,13 +75,7 @@ class _Motion:
 def cut(model: mujoco.MjModel, problem: Problem, recording: Recording) -> Source:
     """Segments of a recording of the problem. model: of its scene, left as it is. UserError where the states are
     another scene's, or nothing is moved in them."""
-    steps, width = len(recording.actions), 1 + model.nq + model.nv
-    if recording.states.shape != (steps, width) or recording.actions.shape != (steps, 7) or not steps:
-        raise UserError(
-            f"a recording of {problem.kind} has actions [T, 7] and states [T, {width}]; got "
-            f"{list(recording.actions.shape)} and {list(recording.states.shape)}"
-        )
-    replayed = _Replayed(model, problem, recording)
+    replayed, steps = _Replayed(model, problem, recording), len(recording.actions)
     motions = _handled(replayed)
     if not motions:
         raise UserError("nothing is moved in this recording: there is nothing to adapt")
@@ -90,7 +86,8 @@ def cut(model: mujoco.MjModel, problem: Problem, recording: Recording) -> Source
         for (anchor, start), end in zip(spans, ends, strict=True)
         if end > start
     ]
-    return Source({m.thing: replayed.poses[m.thing][0, :3, 3] for m in motions}, tuple(segments))
+    start = {s.anchor: replayed.pose(s.anchor, 0) for s in segments if s.anchor != WORLD}
+    return Source(start, tuple(segments))
 
 
 def adapted(
@@ -104,8 +101,32 @@ def adapted(
     return _follow(hand, min(sources, key=lambda source: _distance(hand, source)))
 
 
+def solves(model: mujoco.MjModel, problem: Problem, recording: Recording) -> bool:
+    """Whether the goal holds in any state of a recording (the last is the one before the last action). UserError as
+    for `cut`."""
+    replayed, goal = _Replayed(model, problem, recording), compile_goal(model, problem)
+    for step in reversed(range(len(recording.states))):
+        replayed.show(step)
+        mujoco.mj_collision(replayed.hand.model, replayed.hand.data)
+        if goal.holds(replayed.hand.data):
+            return True
+    return False
+
+
 def _distance(hand: Hand, source: Source) -> float:
-    return float(sum(np.linalg.norm(hand.where(thing) - place) for thing, place in source.start.items()))
+    """m in all between the anchors and where they stood in a recording; a rad counts for LEVER."""
+    pairs = [(pose_of(hand, name), there) for name, there in source.start.items()]
+    shifts = (np.linalg.norm(here[:3, 3] - there[:3, 3]) for here, there in pairs)
+    turns = (np.linalg.norm(matrix_to_axis_angle(here[:3, :3] @ there[:3, :3].T)) for here, there in pairs)
+    return float(sum(shifts) + LEVER * sum(turns))
+
+
+def noisy(actions: Iterable[np.ndarray], scale: float, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Actions with Gaussian noise of this standard deviation on the hand's motion, not on the gripper's command
+    (MimicGen, 0.05 in its experiments); within [-1, 1]."""
+    for action in actions:
+        noise = np.append(rng.normal(0.0, scale, 6), 0.0)
+        yield np.clip(action + noise, -1, 1)
 
 
 def _follow(hand: Hand, source: Source) -> Iterator[np.ndarray]:
@@ -126,15 +147,16 @@ def moved(segment: Segment, pose: np.ndarray) -> np.ndarray:
 
 
 def pose_of(hand: Hand, anchor: str) -> np.ndarray:
-    """[4, 4] of a thing, a region or the world."""
+    """[4, 4] of a thing, a region, the part that a joint moves, or the world."""
     data, found = hand.data, hand.handles
     if anchor == WORLD:
         return np.eye(4)
-    if anchor in found.instances:
-        body = found.instances[anchor].body
-        return _transform(data.xpos[body], data.xmat[body])
-    site = found.sites[anchor]
-    return _transform(data.site_xpos[site], data.site_xmat[site])
+    if anchor in found.sites:
+        site = found.sites[anchor]
+        return _transform(data.site_xpos[site], data.site_xmat[site])
+    thing = found.instances.get(anchor)
+    body = thing.body if thing else int(hand.model.joint(anchor).bodyid[0])
+    return _transform(data.xpos[body], data.xmat[body])
 
 
 def _transform(position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -144,10 +166,16 @@ def _transform(position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 
 class _Replayed:
-    """What there was in each step of a recording. poses: {thing or region: [T, 4, 4]}; joints: {thing: [T, j]}; free:
-    the things without a fixed place; goals: [T, 4, 4] of the hand."""
+    """What there was in each step of a recording. poses: {thing, region or joint: [T, 4, 4]}; joints: {joint: (its
+    number, the fixture that it is a part of)}; free: the things without a fixed place; goals: [T, 4, 4] of the hand."""
 
     def __init__(self, model: mujoco.MjModel, problem: Problem, recording: Recording):
+        steps, width = len(recording.actions), 1 + model.nq + model.nv
+        if recording.states.shape != (steps, width) or recording.actions.shape != (steps, 7) or not steps:
+            raise UserError(
+                f"a recording of {problem.kind} has actions [T, 7] and states [T, {width}]; got "
+                f"{list(recording.actions.shape)} and {list(recording.states.shape)}"
+            )
         model = copy.copy(model)  # its fixtures are moved
         bodies = {model.body(number).name for number in range(model.nbody)}
         if unknown := sorted(set(recording.fixtures) - bodies):
@@ -158,15 +186,15 @@ class _Replayed:
         self.qpos = recording.states[:, 1 : 1 + model.nq]
         self.hand = Hand(model, mujoco.MjData(model), handles(model, problem))
         things = self.hand.handles.instances
-        anchors = [*things, *self.hand.handles.sites]
+        self.joints = {model.joint(j).name: (int(j), name) for name, one in things.items() for j in one.joints}
+        self.free = [name for name, one in things.items() if len(one.free)]
+        anchors = [*things, *self.hand.handles.sites, *self.joints]
         poses, goals = [], []
         for step, action in enumerate(recording.actions):
             self.show(step)
             poses.append([pose_of(self.hand, anchor) for anchor in anchors])
             goals.append(_goal(self.hand, action))
         self.poses, self.goals = dict(zip(anchors, np.swapaxes(poses, 0, 1), strict=True)), np.array(goals)
-        self.joints = {name: self.qpos[:, one.qpos] for name, one in things.items() if len(one.qpos)}
-        self.free = [name for name, one in things.items() if len(one.free)]
 
     def show(self, step: int) -> None:
         """Brings the hand's data to a step."""
@@ -176,10 +204,16 @@ class _Replayed:
     def pose(self, anchor: str, step: int) -> np.ndarray:
         return np.eye(4) if anchor == WORLD else self.poses[anchor][step]
 
-    def reach(self, thing: str, step: int) -> float:
-        """m from the grip to a thing."""
+    def values(self, joint: str) -> np.ndarray:
+        """[T, 1] its positions."""
+        return self.qpos[:, self.hand.model.jnt_qposadr[[self.joints[joint][0]]]]
+
+    def reach(self, name: str, step: int) -> float:
+        """m from the grip to a thing, or to what a joint moves."""
         self.show(step)
-        return float(np.linalg.norm(self.hand.points(thing) - self.hand.position, axis=1).min(initial=np.inf))
+        part = self.joints.get(name)
+        points = joint_points(self.hand, part[0]) if part else self.hand.points(name)
+        return float(np.linalg.norm(points - self.hand.position, axis=1).min(initial=np.inf))
 
 
 def _goal(hand: Hand, action: np.ndarray) -> np.ndarray:
@@ -190,24 +224,23 @@ def _goal(hand: Hand, action: np.ndarray) -> np.ndarray:
 
 
 def _handled(replayed: _Replayed) -> list[_Motion]:
-    """What is moved, in the order of time. Of things that move together it is the one
-    nearest to the hand half-way."""
+    """What is moved, in the order of time. Of things that move together it is the one nearest to the hand half-way."""
     tracks = {name: (replayed.poses[name][:, :3, 3], SPEED, MOVED) for name in replayed.free}
-    tracks |= {name: (values, SPIN, TURNED) for name, values in replayed.joints.items()}
+    tracks |= {joint: (replayed.values(joint), SPIN, TURNED) for joint in replayed.joints}
     found = [m for name, track in tracks.items() for m in _motions(name, *track)]
     kept: list[_Motion] = []
-    for one in sorted(found, key=lambda m: replayed.reach(m.thing, (m.first + m.last) // 2)):
+    for one in sorted(found, key=lambda m: replayed.reach(m.name, (m.first + m.last) // 2)):
         if all(one.last <= other.first or other.last <= one.first for other in kept):
             kept.append(one)
     return sorted(kept, key=lambda m: m.first)
 
 
-def _motions(thing: str, values: np.ndarray, slow: float, enough: float) -> Iterator[_Motion]:
+def _motions(name: str, values: np.ndarray, slow: float, enough: float) -> Iterator[_Motion]:
     """Where values [T, d] change by more than `slow` a step, pauses included, if they change by `enough` in all."""
     moving = np.flatnonzero(np.linalg.norm(np.diff(values, axis=0), axis=1) > slow)
     for run in np.split(moving, np.flatnonzero(np.diff(moving) > PAUSE) + 1):
         if len(run) and np.linalg.norm(values[run[0] : run[-1] + 2] - values[run[0]], axis=1).max() > enough:
-            yield _Motion(thing, int(run[0]), int(run[-1]) + 1)
+            yield _Motion(name, int(run[0]), int(run[-1]) + 1)
 
 
 def _spans(replayed: _Replayed, motions: Sequence[_Motion], problem: Problem) -> Iterator[tuple[str, int]]:
@@ -215,11 +248,13 @@ def _spans(replayed: _Replayed, motions: Sequence[_Motion], problem: Problem) ->
     places = {thing: place[0] for _, thing, *place in problem.goal if place}
     start = 0
     for motion in motions:
-        yield motion.thing, start
-        if motion.thing in replayed.free:
-            place = places.get(motion.thing, WORLD)
+        yield motion.name, start
+        if motion.name in replayed.joints:
+            yield replayed.joints[motion.name][1], max(motion.first, start)
+        else:
+            place = places.get(motion.name, WORLD)
             known = place if place in replayed.poses else WORLD
-            yield known, max(_carried(replayed.poses[motion.thing][:, 2, 3], motion), start)
+            yield known, max(_carried(replayed.poses[motion.name][:, 2, 3], motion), start)
         start = motion.last
 
 

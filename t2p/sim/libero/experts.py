@@ -276,7 +276,7 @@ def pull_open(hand: Hand, joint: int, end: float) -> Iterator[np.ndarray]:
 def _handle(hand: Hand, joint: int, out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Position [3] and rotation [3, 3] of the hand at a drawer's handle: a level bar, foremost in the direction `out`,
     which the fingers take from over and under it."""
-    points = _joint_points(hand, joint)
+    points = joint_points(hand, joint)
     front = points @ out
     bar = points[front > front.max() - FRONT]
     ahead = np.cos(TILT) * np.array([0.0, 0.0, -1.0]) - np.sin(TILT) * out
@@ -290,7 +290,7 @@ def _handle(hand: Hand, joint: int, out: np.ndarray) -> tuple[np.ndarray, np.nda
 def turn(hand: Hand, joint: int, end: float) -> Iterator[np.ndarray]:
     """A knob by what stands up from it, until its joint is TURN beyond `end`."""
     model, data = hand.model, hand.data
-    points = _joint_points(hand, joint)
+    points = joint_points(hand, joint)
     top = points[points[:, 2] > points[:, 2].max() - RIDGE]
     grasp = find_grasp(top, np.zeros((0, 3)))
     yield from hand.move(grasp.position + (0, 0, ABOVE), grasp.rotation, OPEN)
@@ -304,7 +304,7 @@ def turn(hand: Hand, joint: int, end: float) -> Iterator[np.ndarray]:
     yield from hand.move(hand.position + (0, 0, ABOVE), hand.rotation, OPEN)
 
 
-def _joint_points(hand: Hand, joint: int) -> np.ndarray:
+def joint_points(hand: Hand, joint: int) -> np.ndarray:
     """[n, 3] of what a joint moves."""
     model = hand.model
     geoms = np.flatnonzero((model.geom_bodyid == model.jnt_bodyid[joint]) & (model.geom_group == 0))

@@ -11,10 +11,10 @@ import small_scene
 
 from t2p.geometry.rotations import axis_angle_to_matrix
 from t2p.io import UserError
-from t2p.sim.libero.adaptation import PAUSE, Recording, Segment, _motions, adapted, cut, moved
+from t2p.sim.libero.adaptation import PAUSE, Recording, Segment, _motions, adapted, cut, moved, noisy, pose_of, solves
 from t2p.sim.libero.assets import Assets
 from t2p.sim.libero.environment import LiberoEnvironment
-from t2p.sim.libero.experts import demonstration
+from t2p.sim.libero.experts import Hand, demonstration
 from t2p.sim.libero.names import handles
 from t2p.sim.libero.task import LiberoTask
 
@@ -48,7 +48,7 @@ def test_what_is_taken_comes_first_then_where_it_goes() -> None:
     assert [s.anchor for s in source.segments] == [BOWL, PLATE]
     first, second = (len(s.goals) for s in source.segments)
     assert first + second == STEPS and TAKEN < first < (TAKEN + PUT) / 2
-    assert set(source.start) == {BOWL}
+    assert set(source.start) == {BOWL, PLATE}
     assert (source.segments[0].grips[:TAKEN] == -1).all() and (source.segments[0].grips[TAKEN:] == 1).all()
 
 
@@ -62,6 +62,53 @@ def test_without_an_aim_the_world_is_the_anchor() -> None:
     model, recorded = recording()
     problem = small_scene.problem(goal="(Turnon flat_stove_1)")
     assert [s.anchor for s in cut(model, problem, recorded).segments] == [BOWL, ""]
+
+
+def test_a_part_has_a_frame_of_its_own_until_it_moves() -> None:
+    """Then its fixture's: where a knob ends does not depend on where it started."""
+    model, recorded = recording()
+    problem = small_scene.problem(goal="(Turnon flat_stove_1)")
+    states = recorded.states.copy()
+    states[:, 1 : 1 + model.nq] = model.qpos0
+    knob = 1 + model.joint("flat_stove_1_button").qposadr[0]
+    states[:, knob] = 0.3 + np.clip((np.arange(STEPS) - TAKEN) / (PUT - TAKEN), 0, 1)
+    source = cut(model, problem, replace(recorded, states=states))
+    assert [s.anchor for s in source.segments] == ["flat_stove_1_button", "flat_stove_1"]
+    assert len(source.segments[0].goals) == pytest.approx(TAKEN, abs=1)
+    np.testing.assert_allclose(source.segments[0].pose[:3, :3], pose((0, 0, 0), (0, 0, 0.3))[:3, :3], atol=1e-12)
+    np.testing.assert_allclose(source.segments[1].pose[:3, :3], np.eye(3), atol=1e-12)
+
+
+def test_the_nearest_source_by_place_and_angle_is_followed() -> None:
+    model, recorded = recording()
+    data, problem = mujoco.MjData(model), small_scene.problem()
+    mujoco.mj_forward(model, data)
+    source = cut(model, problem, recorded)
+    here = source.start[BOWL]
+    other = replace(source, segments=tuple(replace(s, grips=s.grips * 0 + 0.5) for s in source.segments))
+    for away in (pose((0.05, 0, 0)), pose((0, 0, 0), (0, 0, 0.8))):
+        far = replace(other, start={**source.start, BOWL: here @ away})
+        for sources in ([far, source], [source, far]):
+            assert next(adapted(model, data, problem, sources))[6] == -1
+
+
+def test_a_recording_solves_what_it_reaches() -> None:
+    model, recorded = recording()
+    begun = replace(recorded, actions=recorded.actions[:TAKEN], states=recorded.states[:TAKEN])
+    assert solves(model, small_scene.problem(), recorded) and not solves(model, small_scene.problem(), begun)
+    drawer = 1 + model.joint("wooden_cabinet_1_top_level").qposadr[0]
+    states = recorded.states.copy()
+    states[-1, drawer] = -0.15
+    problem = small_scene.problem(goal="(Open wooden_cabinet_1_top_region)")
+    assert not solves(model, problem, recorded) and solves(model, problem, replace(recorded, states=states))
+
+
+def test_noise_is_the_seeds_and_leaves_the_gripper_alone() -> None:
+    actions = [np.array([0, 0, 0, 0, 0, 0.99, -1.0])] * 400
+    once, again, other = (np.array(list(noisy(actions, 0.05, np.random.default_rng(seed)))) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(once, again)
+    assert (once != other).any() and (once[:, 6] == -1).all() and np.abs(once).max() <= 1
+    assert once[:, :5].std() == pytest.approx(0.05, rel=0.1)
 
 
 def test_goals_are_what_actions_ask_for() -> None:
@@ -103,8 +150,9 @@ def test_what_cannot_be_adapted() -> None:
         adapted(model, mujoco.MjData(model), problem, [])
 
 
-def test_a_demonstration_solves_its_task_from_another_start(assets: Assets) -> None:
-    environment = LiberoEnvironment(LiberoTask("libero_spatial/0", libero_root=str(assets.libero)))
+@pytest.mark.parametrize("task", ["libero_object/0", "libero_spatial/0"])
+def test_a_demonstration_solves_its_task_from_another_start(assets: Assets, task: str) -> None:
+    environment = LiberoEnvironment(LiberoTask(task, libero_root=str(assets.libero)))
     model, data, problem = environment.model, environment.data, environment.scene.problem
 
     def play(actions) -> tuple[np.ndarray, np.ndarray]:
@@ -123,9 +171,8 @@ def test_a_demonstration_solves_its_task_from_another_start(assets: Assets) -> N
     there = {model.body(i.body).name: {"pos": positions[i.body], "quat": quaternions[i.body]} for i in fixed}
     source = cut(model, problem, replace(recorded, fixtures=there))
     environment.reset(0)
-    distance = np.linalg.norm(
-        data.xpos[environment.scene.handles.instances["akita_black_bowl_1"].body] - source.start["akita_black_bowl_1"]
-    )
+    hand = Hand(model, data, environment.scene.handles)
+    distance = max(np.linalg.norm((pose_of(hand, s.anchor) - s.pose)[:3, 3]) for s in source.segments)
     assert distance > 0.01
     again, _ = play(adapted(model, data, problem, [source]))
     assert environment.success and (np.abs(again) <= 1).all()

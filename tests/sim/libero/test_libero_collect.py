@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from t2p import collect_libero as collecting
-from t2p.collect_libero import FAILURES, LiberoCollection, collect_libero, recordings
+from t2p.collect_libero import FAILURES, Actor, LiberoCollection, collect_libero, recordings
+from t2p.data.libero_file import ATTRIBUTES, OBSERVED, LiberoDemo, write_libero_hdf5
 from t2p.data.sources import open_source
 from t2p.data.store import Dataset
 from t2p.io import UserError
 from t2p.sim.batch import BatchedSim
 from t2p.sim.libero.assets import Assets
+from t2p.sim.libero.scene import VIEWS
 from t2p.sim.libero.task import LiberoTask
 from t2p.sim.render import why_not
 
@@ -69,10 +72,44 @@ def test_what_cannot_be_collected() -> None:
     assert len(LiberoCollection("libero_goal", 1).names()) == 10
     with pytest.raises(UserError, match="episodes 0"):
         LiberoCollection("libero_goal", 0).names()
+    with pytest.raises(UserError, match="noise is 2"):
+        LiberoCollection("libero_goal", 1, noise=2).names()
     with pytest.raises(UserError, match="unknown task 'libero_goal/turn_on_the_stov'"):
         LiberoCollection("libero_goal/turn_on_the_stov", 1).names()
 
 
+def written(path: Path, task: LiberoTask, model_file: str) -> Path:
+    """A recording in which nothing happens, as LIBERO's file."""
+    state, steps = task.published(0), 3
+    demo = LiberoDemo(
+        actions=np.zeros((steps, 7)),
+        states=np.tile(state, (steps, 1)),
+        frames={view: np.zeros((steps, 8, 8, 3), np.uint8) for view in VIEWS},
+        observed={name: np.zeros((steps, 3)) for name in OBSERVED},
+        robot_states=np.zeros((steps, 9)),
+        model_file=model_file,
+        init_state=state,
+    )
+    write_libero_hdf5(path, [demo], dict.fromkeys(ATTRIBUTES, ""))
+    return path
+
+
+def test_recordings_that_cannot_be_adapted(assets: Assets, tmp_path: Path) -> None:
+    options = (("libero_root", str(assets.libero)),)
+    task = LiberoTask(TASK, libero_root=str(assets.libero))
+    whole = written(tmp_path / f"{TASK}_demo.hdf5", task, "<mujoco/>")
+    what = LiberoCollection(TASK, 1, options=options, renderer="rays", adapt=str(whole))
+    with pytest.raises(UserError, match=r"in none of the 1 demonstrations of libero_object/.* does the goal hold"):
+        Actor(what, TASK)
+    with h5py.File(whole, "a") as file:
+        del file["data/demo_0/states"]
+    with pytest.raises(UserError, match="demo_0 has no states or no model_file"):
+        recordings(whole, TASK)
+    with pytest.raises(UserError, match=r"holds no files \.hdf5"):
+        recordings(tmp_path / "nothing", TASK)
+
+
+@pytest.mark.long
 @pytest.mark.skipif(why_not("egl") is not None, reason="pictures need EGL")
 def test_demonstrations_are_adapted_from_recorded_ones(assets: Assets, tmp_path: Path) -> None:
     options = (("libero_root", str(assets.libero)),)
