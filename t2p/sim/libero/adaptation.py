@@ -47,10 +47,12 @@ class Recording:
 @dataclass(frozen=True)
 class Segment:
     """anchor: the name of a thing, region or joint (the part that it moves), or WORLD; pose: [4, 4] where it was when
-    the segment began; goals: [n, 4, 4] of the hand, in the world; grips: [n] the gripper's commands."""
+    the segment began, hand: [4, 4] where the hand was; goals: [n, 4, 4] of the hand; all in the world. grips: [n] the
+    gripper's commands."""
 
     anchor: str
     pose: np.ndarray
+    hand: np.ndarray
     goals: np.ndarray
     grips: np.ndarray
 
@@ -82,7 +84,13 @@ def cut(model: mujoco.MjModel, problem: Problem, recording: Recording) -> Source
     spans = list(_spans(replayed, motions, problem))
     ends = [start for _, start in spans[1:]] + [steps]
     segments = [
-        Segment(anchor, replayed.pose(anchor, start), replayed.goals[start:end], recording.actions[start:end, 6])
+        Segment(
+            anchor,
+            replayed.pose(anchor, start),
+            replayed.hands[start],
+            replayed.goals[start:end],
+            recording.actions[start:end, 6],
+        )
         for (anchor, start), end in zip(spans, ends, strict=True)
         if end > start
     ]
@@ -132,8 +140,8 @@ def noisy(actions: Iterable[np.ndarray], scale: float, rng: np.random.Generator)
 def _follow(hand: Hand, source: Source) -> Iterator[np.ndarray]:
     grip = float(source.segments[0].grips[0])
     for segment in source.segments:
-        goals = moved(segment, pose_of(hand, segment.anchor))
-        yield from hand.move(goals[0, :3, 3], goals[0, :3, :3], grip)
+        begin, *goals = moved(segment, pose_of(hand, segment.anchor))
+        yield from hand.move(begin[:3, 3], begin[:3, :3], grip)
         for goal, command in zip(goals, segment.grips, strict=True):
             grip = float(command)
             action = hand.towards(goal[:3, 3], goal[:3, :3], grip, speed=np.inf)
@@ -142,8 +150,8 @@ def _follow(hand: Hand, source: Source) -> Iterator[np.ndarray]:
 
 
 def moved(segment: Segment, pose: np.ndarray) -> np.ndarray:
-    """[n, 4, 4] the segment's goals where its anchor has the pose [4, 4]."""
-    return pose @ invert_transform(segment.pose) @ segment.goals
+    """[1 + n, 4, 4] where the hand begins, and the segment's goals, where its anchor has the pose [4, 4]."""
+    return pose @ invert_transform(segment.pose) @ np.concatenate([segment.hand[None], segment.goals])
 
 
 def pose_of(hand: Hand, anchor: str) -> np.ndarray:
@@ -167,7 +175,7 @@ def _transform(position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
 class _Replayed:
     """What there was in each step of a recording. poses: {thing, region or joint: [T, 4, 4]}; joints: {joint: (its
-    number, the fixture that it is a part of)}; free: the things without a fixed place; goals: [T, 4, 4] of the hand."""
+    number, the fixture that it is a part of)}; free: the things without a fixed place; hands, goals: [T, 4, 4]."""
 
     def __init__(self, model: mujoco.MjModel, problem: Problem, recording: Recording):
         steps, width = len(recording.actions), 1 + model.nq + model.nv
@@ -189,12 +197,14 @@ class _Replayed:
         self.joints = {model.joint(j).name: (int(j), name) for name, one in things.items() for j in one.joints}
         self.free = [name for name, one in things.items() if len(one.free)]
         anchors = [*things, *self.hand.handles.sites, *self.joints]
-        poses, goals = [], []
+        poses, hands, goals = [], [], []
         for step, action in enumerate(recording.actions):
             self.show(step)
             poses.append([pose_of(self.hand, anchor) for anchor in anchors])
+            hands.append(_transform(self.hand.position, self.hand.rotation))
             goals.append(_goal(self.hand, action))
-        self.poses, self.goals = dict(zip(anchors, np.swapaxes(poses, 0, 1), strict=True)), np.array(goals)
+        self.poses = dict(zip(anchors, np.swapaxes(poses, 0, 1), strict=True))
+        self.hands, self.goals = np.array(hands), np.array(goals)
 
     def show(self, step: int) -> None:
         """Brings the hand's data to a step."""

@@ -124,10 +124,10 @@ def test_a_segment_goes_where_its_anchor_goes() -> None:
     """Turned and shifted together, the goals stay where they were as the anchor sees them."""
     goals = np.stack([pose((0.1, 0.2, 0.3), (0, 0.2, 0)), pose((0.0, 0.1, 0.2))])
     before, after = pose((0.5, 0, 0.1), (0, 0, 0.3)), pose((0.4, -0.2, 0.1), (0, 0, 1.2))
-    segment = Segment("it", before, goals, np.zeros(2))
-    there = moved(segment, after)
-    np.testing.assert_allclose(np.linalg.inv(after) @ there, np.linalg.inv(before) @ goals, atol=1e-12)
-    np.testing.assert_allclose(moved(segment, before), goals, atol=1e-12)
+    segment = Segment("it", before, pose((0.1, 0.2, 0.4)), goals, np.zeros(2))
+    recorded, there = np.stack([segment.hand, *goals]), moved(segment, after)
+    np.testing.assert_allclose(np.linalg.inv(after) @ there, np.linalg.inv(before) @ recorded, atol=1e-12)
+    np.testing.assert_allclose(moved(segment, before), recorded, atol=1e-12)
 
 
 def test_pauses_do_not_end_a_motion_and_trembling_is_none() -> None:
