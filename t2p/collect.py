@@ -23,7 +23,7 @@ import numpy as np
 
 from t2p import __version__
 from t2p.data.importing import import_source
-from t2p.data.sources import SourceError
+from t2p.data.sources import Source, SourceError
 from t2p.geometry.clouds import furthest_points
 from t2p.io import PathLike, UserError, write_bytes
 from t2p.sim.record import Recording, Replay, exact_tracks, record
@@ -92,24 +92,30 @@ def collect(
     what.check()
     renderer = choose_renderer(what.renderer)
     source = _Source(what, Path(out), workers, renderer)
-    settings = {**asdict(what), "renderer": renderer, "mujoco": mujoco.__version__}
     try:
-        skipped = import_source(
+        import_collected(
             source,
             out,
-            settings=settings,
+            {**asdict(what), "renderer": renderer},
+            otherwise="episodes could not be made",
             split=split,
             episodes_per_shard=episodes_per_shard,
-            codec=codec,  # type: ignore[arg-type]
+            codec=codec,
             name=f"{what.task} (simulated)",
             licence="Apache-2.0",
             progress=progress,
         )
     finally:
         source.close()
-    if skipped:
-        raise UserError(f"{len(skipped)} episodes could not be made; the first: {skipped[0].reason}")
     return source.failures
+
+
+def import_collected(source: Source, out: PathLike, settings: dict[str, Any], otherwise: str, **options: Any) -> None:
+    """Makes a dataset of what was collected, or goes on with one. settings: of the collection; otherwise: what is said
+    of recordings that had to be left out; options: import_source's. UserError where any was."""
+    skipped = import_source(source, out, settings={**settings, "mujoco": mujoco.__version__}, **options)
+    if skipped:
+        raise UserError(f"{len(skipped)} {otherwise}; the first: {skipped[0].reason}")
 
 
 class _Source:

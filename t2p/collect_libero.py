@@ -23,11 +23,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from t2p import __version__
-from t2p.data.importing import import_source
+from t2p.collect import import_collected
 from t2p.data.libero_file import LiberoDemo, write_libero_hdf5
 from t2p.data.processes import die_with_parent
 from t2p.data.sources.libero import LiberoSource
@@ -98,19 +97,16 @@ def collect_libero(
         failures[name] = 0
         demos = _wanted(what, name, workers, failures, progress)
         write_libero_hdf5(path, demos, _attributes(what.task(name)))
-    source = LiberoSource(str(Path(out) / "hdf5"), align="causal")
-    settings = {**asdict(what), "mujoco": mujoco.__version__, "t2p": __version__}
-    skipped = import_source(
-        source,
+    import_collected(
+        LiberoSource(str(Path(out) / "hdf5"), align="causal"),
         out,
-        settings=settings,
+        {**asdict(what), "t2p": __version__},
+        otherwise="demonstrations could not be read",
         split=split,
         episodes_per_shard=episodes_per_shard,
         name=f"{what.tasks} ({'adapted' if what.adapt else 'scripted'})",
         licence="" if what.adapt else "Apache-2.0",
     )
-    if skipped:
-        raise UserError(f"{len(skipped)} demonstrations could not be read; the first: {skipped[0].reason}")
     return failures
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from t2p.io import UserError
+
+Result = TypeVar("Result")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
-    from tqdm import tqdm
-
     from t2p.collect import Collection, collect
     from t2p.sim.libero.suites import SUITES
 
@@ -75,9 +77,18 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
         depth=args.depth,
         renderer=args.renderer,
     )
+    failures = _with_bar(collect, what, args.episodes, args)
+    print(f"wrote {args.out} ({args.episodes} episodes; {failures} starts replaced because the script failed on them)")
+    return 0
+
+
+def _with_bar(collect: Callable[..., Result], what: Any, total: int, args: argparse.Namespace) -> Result:
+    """Collects under a bar of `total` episodes; -> what `collect` says of failures."""
+    from tqdm import tqdm
+
     workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
-    with tqdm(total=args.episodes, unit="episode") as bar:
-        failures = collect(
+    with tqdm(total=total, unit="episode") as bar:
+        return collect(
             what,
             args.out,
             split=args.split,
@@ -85,14 +96,10 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
             episodes_per_shard=args.episodes_per_shard,
             progress=bar.update,
         )
-    print(f"wrote {args.out} ({args.episodes} episodes; {failures} starts replaced because the script failed on them)")
-    return 0
 
 
 def _libero(args: argparse.Namespace) -> int:
     """LIBERO's tasks: 20 frames a second, both cameras, relative control, as LIBERO's own demonstrations."""
-    from tqdm import tqdm
-
     from t2p.collect_libero import LiberoCollection, collect_libero
 
     what = LiberoCollection(
@@ -106,16 +113,7 @@ def _libero(args: argparse.Namespace) -> int:
         args.adapt,
         args.noise,
     )
-    workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
-    with tqdm(total=args.episodes * len(what.names()), unit="episode") as bar:
-        failures = collect_libero(
-            what,
-            args.out,
-            split=args.split,
-            workers=workers,
-            episodes_per_shard=args.episodes_per_shard,
-            progress=bar.update,
-        )
+    failures = _with_bar(collect_libero, what, args.episodes * len(what.names()), args)
     for name, count in failures.items():
         print(f"{name}: {args.episodes} demonstrations; {count} starts replaced because they failed")
     print(f"wrote {args.out} and, in LIBERO's layout, {args.out}/hdf5")
