@@ -80,11 +80,11 @@ def test_imports_stay_in_their_rooms(path: Path) -> None:
 
 def test_import_is_light() -> None:
     code = (
-        "import os, sys, time; before = dict(os.environ); t = time.time()\n"
+        "import os, sys; before = dict(os.environ)\n"
         "import t2p, t2p.types, t2p.io, t2p.cli.main\n"
-        "assert time.time() - t < 2.0, time.time() - t\n"
         "assert dict(os.environ) == before\n"
-        "assert 'jax' not in sys.modules"
+        "heavy = {'jax', 'flax', 'orbax', 'grain', 'mujoco', 'cv2', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
