@@ -118,3 +118,16 @@ def test_a_track_transformer_learns(tmp_path: Path) -> None:
 def test_a_robot_stacks_blocks(tmp_path: Path) -> None:
     printed = text(execute(by_name("03"), tmp_path, {}))
     assert int(re.search(r"^success (\d+)%", printed, re.MULTILINE).group(1)) >= 30
+
+
+@pytest.mark.long
+def test_motion_tokens_say_more_than_no_motion(tmp_path: Path) -> None:
+    """AMPLIFY's three stages at the lengths that the repository has; success of four episodes is no measure."""
+    notebook = execute(by_name("amplify"), tmp_path, {})
+    printed = text(notebook)
+    shares = re.search(r"^model ([\d.]+), no motion ([\d.]+)$", printed, re.MULTILINE).groups()
+    assert float(shares[0]) > float(shares[1])
+    codes = [line.split()[3:] for line in printed.splitlines() if line.startswith("frame ")]
+    assert len({code for line in codes for code in line}) >= 8  # of tokenizer and forward dynamics, in three frames each
+    assert len(re.findall(r"^seed \d+: (?:success|no success) after", printed, re.MULTILINE)) == 4
+    assert outputs(notebook, "video/mp4") or outputs(notebook, "text/html")

@@ -119,10 +119,10 @@ def _small(c: ml_collections.ConfigDict) -> None:
     c.text.update({"encoder": "hashed", "width": 256})
     c.loss.mask_padding = True
     c.data.workers = 0
-    c.batch_size, c.steps = 16, 1000
+    c.batch_size, c.steps = 8, 800
     c.optimizer.update({"learning_rate": 1e-3, "warmup_steps": 50, "weight_decay": 1e-4, "clip_norm": 100.0})
-    c.eval.update({"every": 250, "batches": 4})
-    c.checkpoint.update({"every": 250, "best": "val/l1"})
+    c.eval.update({"every": 200, "batches": 4})
+    c.checkpoint.update({"every": 200, "best": "val/l1"})
 
 
 PRESETS = {make.__name__: make for make in (debug, cpu_libero, cpu_tabletop, gpu20, paper, released)}
