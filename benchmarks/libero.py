@@ -9,8 +9,8 @@ after the other. Both are measured in turn and the medians are shown, so that wh
 Pictures: both cameras at 128 x 128, drawn faithfully and fast, and how far the two are apart in grey levels. Resets: as
 `BatchedSim.reset` does them, without and with the protocol's settling steps.
 
-PYTHON: an interpreter of an environment with the original libero and robosuite 1.4, which then steps, draws and resets the
-same tasks, one environment in its process.
+PYTHON: an interpreter of an environment with the original libero and robosuite 1.4, which then steps, draws and resets
+the same tasks, one environment in its process.
 """
 
 from __future__ import annotations

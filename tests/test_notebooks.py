@@ -128,6 +128,6 @@ def test_motion_tokens_say_more_than_no_motion(tmp_path: Path) -> None:
     shares = re.search(r"^model ([\d.]+), no motion ([\d.]+)$", printed, re.MULTILINE).groups()
     assert float(shares[0]) > float(shares[1])
     codes = [line.split()[3:] for line in printed.splitlines() if line.startswith("frame ")]
-    assert len({code for line in codes for code in line}) >= 8  # of tokenizer and forward dynamics, in three frames each
+    assert len({code for line in codes for code in line}) >= 8  # of both models, in three frames each
     assert len(re.findall(r"^seed \d+: (?:success|no success) after", printed, re.MULTILINE)) == 4
     assert outputs(notebook, "video/mp4") or outputs(notebook, "text/html")
