@@ -365,6 +365,12 @@ def provenance() -> dict[str, Any]:
     return {"versions": {name: _version(name) for name in _PACKAGES}, "git": _git_revision()}
 
 
+def revision() -> str:
+    """Of this source tree, for people."""
+    found = _git_revision()
+    return "no commit" if found is None else f"commit {found[:7]}{'-dirty' * found.endswith('-dirty')}"
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

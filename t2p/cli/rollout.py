@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--suite", metavar="SUITE", help="all tasks of tabletop, libero_object, ...: a page each, and one"
     )
     parser.add_argument(
-        "--protocol", help="LIBERO's tasks: atm, amplify, openpi or libero (length, initial states, number of episodes)"
+        "--protocol",
+        help="LIBERO's tasks: libero (default), atm, amplify, openpi or reset (length, states, how many episodes)",
     )
     parser.add_argument("--profile", help="LIBERO's tasks: faithful (default) or fast pictures")
     parser.add_argument("--libero_root", metavar="DIR", help="LIBERO's own files (default: T2P_LIBERO_ROOT, ...)")
@@ -75,12 +76,15 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
 def evaluate(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Everything `t2p rollout` does; returns what it wrote to success.json."""
     from t2p.eval import rollout_report, success
+    from t2p.sim import registry
 
     count = _episodes(args)
     if count < 1 or args.num_envs < 1 or min(args.first_seed, args.films, args.record) < 0:
         raise UserError("--episodes and --num_envs must be at least 1, --first_seed, --films and --record at least 0")
     named = ("embodiment", "protocol", "profile", "libero_root")
     options = {name: value for name in named if (value := getattr(args, name))}
+    for task in registry.suite(args.suite) if args.suite else [args.task]:
+        registry.make_task(task, **options)  # what is not there is told before checkpoints are read
     loaded = success.load(args.checkpoint, args.which)
     workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
     seeds = range(args.first_seed, args.first_seed + count)
@@ -101,10 +105,17 @@ def _suite(
     from t2p.eval import suite
     from t2p.sim import registry
 
-    about = f"protocol {args.protocol}" if args.protocol else ""
+    about = f"protocol {protocol}" if (protocol := _protocol(args)) else ""
     counts = {"num_envs": args.num_envs, "workers": workers, "films": args.films, "recorded": args.record}
     settings = suite.Settings(
-        args.suite, seeds, options, renderer=args.renderer, any_task=args.any_task, about=about, **counts
+        args.suite,
+        seeds,
+        options,
+        renderer=args.renderer,
+        any_task=args.any_task,
+        about=about,
+        command=_command(args),
+        **counts,
     )
     with _watch(args) as watch:
         return suite.run(loaded, registry.suite(args.suite), settings, out, watch)
@@ -112,11 +123,35 @@ def _suite(
 
 def _episodes(args: argparse.Namespace) -> int:
     """Of each task: as given, else the protocol's."""
-    if args.episodes is not None or not args.protocol:
-        return 1000 if args.episodes is None else args.episodes
     from t2p.sim.libero.protocols import find_protocol
 
-    return find_protocol(args.protocol).count((args.suite or args.task).partition("/")[0])
+    if args.episodes is not None:
+        return args.episodes
+    protocol = _protocol(args)
+    return find_protocol(protocol).count(_first(args)) if protocol else 1000
+
+
+def _protocol(args: argparse.Namespace) -> str:
+    """LIBERO's, "" elsewhere."""
+    from t2p.sim.libero.suites import SUITES
+
+    return (args.protocol or "libero") if _first(args) in SUITES else ""
+
+
+def _first(args: argparse.Namespace) -> str:
+    """The suite, also of a single task."""
+    return (args.suite or args.task).partition("/")[0]
+
+
+def _command(args: argparse.Namespace) -> str:
+    """What decides a result, as it is typed."""
+    parts = [
+        f"--suite {args.suite}" if args.suite else f"--task {args.task}",
+        f"--protocol {_protocol(args)}" if _protocol(args) else "",
+    ]
+    parts += [f"--{name} {value}" for name in ("profile", "embodiment", "episodes") if (value := getattr(args, name))]
+    parts += [f"--first_seed {args.first_seed}" if args.first_seed else "", f"--which {args.which}"]
+    return " ".join(["t2p rollout", *filter(None, parts)])
 
 
 def _watch(args: argparse.Namespace) -> AbstractContextManager[Any]:

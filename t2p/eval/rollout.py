@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from t2p import pytrees  # noqa: F401
-from t2p.io import PathLike, UserError
+from t2p.io import PathLike, UserError, read_json, write_json
 from t2p.methods.base import Policy, Variables
 from t2p.metrics.success import wilson
 from t2p.sim.batch import BatchedSim
-from t2p.sim.task import Task
+from t2p.sim.task import Task, task_options
 from t2p.types import Observation
 
 
@@ -55,12 +55,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """records: in the order of the seeds. times: seconds by part of what ran now (episodes read from the file took
-    none): policy; simulator, as the caller waited for it; and inside of it, summed over workers, physics, control,
-    render, reset."""
+    """records: in the order of the seeds; ran: how many of them were not read from the file. times: seconds by part
+    that all episodes of the file took: policy; simulator, as the caller waited for it; and inside of it, summed over
+    workers, physics, control, render, reset."""
 
     records: tuple[Record, ...]
     times: Mapping[str, float] = field(default_factory=dict)
+    ran: int = 0
 
     @property
     def successes(self) -> np.ndarray:
@@ -96,16 +97,18 @@ def rollout(
     watch: Callable[[BatchedSim], AbstractContextManager[None]] | None = None,
 ) -> Rollouts:
     """Runs one episode per seed. file: JSON lines to write and, if it is there, to go on with; about: what identifies
-    the evaluation (task, checkpoint, versions): a file that says otherwise is refused. progress: called with each
-    episode that ends. watch: called with the simulator, made with `glimpses`; entered while it runs."""
+    the evaluation beside the task with its options (checkpoint, versions): a file that says otherwise is refused.
+    progress: called with each episode that ends. watch: called with the simulator, made with `glimpses`; entered while
+    it runs."""
     check_policy(policy, task)
     if len(set(seeds)) != len(seeds) or not len(seeds):
         raise UserError(f"expected different seeds, at least one; got {list(seeds)[:8]}")
-    log = _Log(file, {"task": task.name, "variation": task.variation, **(about or {})})
+    log = _Log(file, {"task": task.name, **task_options(task), "variation": task.variation, **(about or {})})
     known = {seed: record for seed, record in log.read().items() if seed in set(seeds)}
     for record in known.values():
         progress(record)
-    left, clock, times = [s for s in seeds if s not in known], Clock(), {}
+    left, clock, before = [s for s in seeds if s not in known], Clock(), log.times()
+    times = before
     if left:
         num_envs = min(num_envs, len(left))
         workers, glimpses = min(workers, num_envs), watch is not None
@@ -114,11 +117,16 @@ def rollout(
             watch(sim) if watch else nullcontext(),
         ):
             for record in episodes(policy, variables, sim, left, clock):
-                log.write(record)
+                times = add_times([before, {"policy": clock.policy, "simulator": clock.simulator, **sim.times}])
+                log.write(record, times)
                 known[record.seed] = record
                 progress(record)
-            times = {"policy": clock.policy, "simulator": clock.simulator, **sim.times}
-    return Rollouts(tuple(known[s] for s in seeds), times)
+    return Rollouts(tuple(known[s] for s in seeds), times, len(left))
+
+
+def add_times(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds by part, of all together."""
+    return {part: sum(one.get(part, 0.0) for one in times) for part in dict.fromkeys(k for one in times for k in one)}
 
 
 def check_policy(policy: Policy, task: Task) -> None:
@@ -196,7 +204,8 @@ def _select(mask: np.ndarray, new: Any, old: Any) -> Any:
 
 
 class _Log:
-    """The file of an evaluation: a first line that says what it is of, then one line an episode."""
+    """The file of an evaluation: a first line that says what it is of, then one line an episode; beside it what they
+    took."""
 
     def __init__(self, file: PathLike | None, about: Mapping[str, Any]):
         self.path = None if file is None else Path(file)
@@ -221,7 +230,18 @@ class _Log:
             self.path.write_text("".join(whole))
         return {r.seed: r for r in (Record(**json.loads(line)) for line in whole[1:])}
 
-    def write(self, record: Record) -> None:
+    def times(self) -> dict[str, float]:
+        """Seconds by part that the episodes that are there took."""
+        there = self.path is not None and self.path.exists() and self._beside.exists()
+        return read_json(self._beside) if there else {}
+
+    @property
+    def _beside(self) -> Path:
+        assert self.path is not None
+        return self.path.with_suffix(".times.json")
+
+    def write(self, record: Record, times: Mapping[str, float]) -> None:
+        """times: of all episodes with this one."""
         if self.path is None:
             return
         if not self.path.exists():
@@ -229,3 +249,4 @@ class _Log:
             self.path.write_text(json.dumps(self.about) + "\n")
         with open(self.path, "a") as f:
             f.write(json.dumps(asdict(record)) + "\n")
+        write_json(self._beside, times)

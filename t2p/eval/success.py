@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from t2p import checkpoint
 from t2p.eval import computation
-from t2p.eval.rollout import Record, Rollouts, check_policy, rollout
+from t2p.eval.rollout import Record, Rollouts, add_times, check_policy, rollout
 from t2p.eval.watch import Watch
 from t2p.io import UserError
 from t2p.methods.base import Counted, Policy, Variables
@@ -195,7 +195,7 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
             "training_seeds": {e.label: rate for (e, _), rate in zip(own, rates, strict=True)},
             "std_over_training_seeds": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
             "failed": sum(bool(x.failed) for _, r in own for x in r.records),
-            "times": sums([r.times for _, r in own]),
+            "times": add_times([r.times for _, r in own]),
             "computation": computation.together(
                 [computation.of_episodes(e.flops, [x.steps for x in r.records]) for e, r in own],
                 [len(r.records) for _, r in own],
@@ -212,11 +212,6 @@ def summarise(found: Sequence[Entry], runs: Sequence[Rollouts]) -> dict[str, Any
 def task_note(task: Task) -> str:
     """What a task says beside every result (LIBERO's: that another MuJoCo drifts), or ""."""
     return getattr(task, "note", "")
-
-
-def sums(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """By part; a run whose episodes were all read from its file has none."""
-    return {part: sum(one.get(part, 0.0) for one in times) for part in dict.fromkeys(k for one in times for k in one)}
 
 
 def _difference(found: Sequence[Entry], runs: Sequence[Rollouts], first: str, second: str) -> dict[str, float]:

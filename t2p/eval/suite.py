@@ -7,21 +7,26 @@ a policy was trained several times the spread over training seeds is that of the
 from __future__ import annotations
 
 import html
+import json
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import jax
 import mujoco
 import numpy as np
 
+from t2p import checkpoint
 from t2p.eval import computation, report, rollout_report, success
-from t2p.eval.rollout import Rollouts
+from t2p.eval.rollout import Rollouts, add_times
 from t2p.eval.rollout_report import PARTS, shares
 from t2p.eval.success import Entry, Loaded
 from t2p.eval.watch import Watch
-from t2p.io import UserError, write_json
+from t2p.io import UserError, read_json, write_json
 from t2p.metrics.success import wilson
 
 Counts = Mapping[str, Mapping[str, Any]]  # of a policy by task: success.summarise's "policies"
@@ -30,7 +35,7 @@ Counts = Mapping[str, Mapping[str, Any]]  # of a policy by task: success.summari
 @dataclass(frozen=True)
 class Settings:
     """How a suite is rolled out. options: of its tasks; about: what the report's head says (the protocol, say);
-    films, recorded: of each task and policy; the rest as success.run_all has it."""
+    command: how it is run again; films, recorded: of each task and policy; the rest as success.run_all has it."""
 
     suite: str
     seeds: Sequence[int]
@@ -42,6 +47,7 @@ class Settings:
     recorded: int = 0
     any_task: bool = False
     about: str = ""
+    command: str = ""
 
 
 def run(
@@ -52,8 +58,9 @@ def run(
     watch: Watch | None = None,
     told: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Rolls all policies out on every task, OUT/<task>/ each, which goes on with what is there; OUT/report.html and
-    OUT/success.json are written anew after each task. -> what success.json holds."""
+    """Rolls all policies out on every task, OUT/<task>/ each, which goes on with what is there (a task that is done
+    keeps its page and films); OUT/report.html and OUT/success.json are written anew after each task. -> what
+    success.json holds."""
     if not tasks:
         raise UserError(f"there is no suite {settings.suite!r}")
     summaries: dict[str, dict[str, Any]] = {}
@@ -75,12 +82,23 @@ def run(
 
 
 def _of_task(found: Sequence[Entry], runs: Sequence[Rollouts], folder: Path, settings: Settings) -> dict[str, Any]:
-    summary = success.summarise(found, runs)
-    write_json(folder / "success.json", summary)
-    rollout_report.write(
-        folder / "report.html", found, runs, summary, settings.films, settings.renderer, settings.recorded
-    )
+    summary, page = success.summarise(found, runs), folder / "report.html"
+    shown = {"films": settings.films, "recorded": settings.recorded}
+    if not any(run.ran for run in runs) and page.exists() and _stored(folder) == _plain({**summary, "shown": shown}):
+        return summary
+    rollout_report.write(page, found, runs, summary, settings.films, settings.renderer, settings.recorded)
+    write_json(folder / "success.json", {**summary, "shown": shown})
     return summary
+
+
+def _stored(folder: Path) -> Any:
+    path = folder / "success.json"
+    return read_json(path) if path.exists() else None
+
+
+def _plain(value: Any) -> Any:
+    """As it is when it has been written and read."""
+    return json.loads(json.dumps(value))
 
 
 def summarise(summaries: Mapping[str, Mapping[str, Any]], settings: Settings, note: str = "") -> dict[str, Any]:
@@ -108,7 +126,7 @@ def _over_tasks(tasks: Counts) -> dict[str, Any]:
         "training_seeds": of_seeds.tolist(),
         "std_over_training_seeds": float(np.std(of_seeds, ddof=1)) if len(of_seeds) > 1 else None,
         "failed": sum(p["failed"] for p in tasks.values()),
-        "times": success.sums([p["times"] for p in tasks.values()]),
+        "times": add_times([p["times"] for p in tasks.values()]),
         "computation": computation.together(
             [p.get("computation", {}) for p in tasks.values()], [p["episodes"] for p in tasks.values()]
         ),
@@ -121,7 +139,15 @@ def ledger_line(settings: Settings, name: str, p: Mapping[str, Any]) -> str:
     seeds = f", {len(p['training_seeds'])} training seeds: std {spread:.1%}" if spread is not None else ""
     what = f"{settings.suite}{f' ({settings.about})' if settings.about else ''}, {len(p['tasks'])} tasks"
     rate = f"{p['success']:.1%} [{p['low']:.1%}, {p['high']:.1%}] of {p['episodes']}{seeds}"
-    return f"| {name} | {what} | {rate} | MuJoCo {mujoco.__version__}, {date.today().isoformat()} |"
+    where = f"{checkpoint.revision()}, MuJoCo {mujoco.__version__}, {machine()}, {date.today().isoformat()}"
+    return f"| {name} | {what} | {rate} | `{settings.command}` | {where} |"
+
+
+def machine() -> str:
+    """What the policies ran on."""
+    kinds = Counter(device.device_kind for device in jax.local_devices())
+    found = ", ".join(f"{count} x {kind}" for kind, count in kinds.items() if kind != "cpu")
+    return f"{os.cpu_count()} CPU cores" + (f", {found}" if found else "")
 
 
 def write(path: Path, result: Mapping[str, Any], summaries: Mapping[str, Mapping[str, Any]], wanted: int) -> Path:

@@ -9,8 +9,8 @@ the world frame, metres; rotations are matrices whose columns are the tool's axe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
@@ -70,6 +70,13 @@ class Task(Protocol):
     def stored(self, model: mujoco.MjModel, data: mujoco.MjData, index: int) -> InitialState:
         """The index-th of the task's published initial states; UserError where it has none."""
         ...
+
+
+def task_options(task: Task) -> dict[str, Any]:
+    """What its name does not say of a task: the fields that it was made with (how it is controlled, evaluated, drawn),
+    but for where files are."""
+    made: dict[str, Any] = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
+    return {name: value for name, value in made.items() if name not in ("name", "libero_root")}
 
 
 class ScriptedTask(Task, Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from t2p import checkpoint
+from t2p.cli import rollout
 from t2p.cli.config import load_config
 from t2p.cli.main import main
 from t2p.methods.registry import make_stage
@@ -80,6 +82,33 @@ def tracks(tmp_path_factory) -> tuple[Path, Path, Path]:
     root = tmp_path_factory.mktemp("tracks")
     data = write(root / "demos", 2), write(root / "held", 3, 20)
     return export(root / "tracks", "tracks", free=data[0], demos=data[0], held_out=data[1]), *data
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--suite", "libero_objct"], "unknown suite 'libero_objct'"),
+        (["--task", "libero_object/12"], "unknown task 'libero_object/12'"),
+        (["--task", "libero_object/0", "--protocol", "atm2"], "unknown protocol 'atm2'"),
+        (["--suite", "libero_goal", "--embodiment", "panda"], "no option embodiment"),
+    ],
+)
+def test_what_is_not_there_is_told_before_checkpoints_are_read(wrong, told, tmp_path, capsys) -> None:
+    assert main(["rollout", *wrong, "--checkpoint", str(tmp_path / "nowhere"), "--out", str(tmp_path / "o")]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_liberos_tasks_have_a_protocol_in_any_case() -> None:
+    def asked(*words: str) -> tuple[int, str]:
+        parser = argparse.ArgumentParser()
+        rollout.add_arguments(parser)
+        args = parser.parse_args([*words, "--checkpoint", "c", "--out", "o"])
+        return rollout._episodes(args), rollout._command(args)
+
+    assert asked("--suite", "libero_goal") == (20, "t2p rollout --suite libero_goal --protocol libero --which best")
+    assert asked("--suite", "libero_90", "--protocol", "amplify")[0] == 1
+    assert asked("--task", "tabletop/block_stack")[0] == 1000
+    assert asked("--task", "tabletop/block_stack", "--episodes", "7")[1].startswith("t2p rollout --task tabletop/")
 
 
 def test_eval_measures_tracks_in_space(tracks, tmp_path, capsys) -> None:

@@ -14,6 +14,7 @@ from t2p.eval.rollout import Clock, Record, Rollouts, episodes, policy_steps, ro
 from t2p.io import UserError
 from t2p.sim.batch import BatchedSim
 from t2p.sim.registry import make_task
+from t2p.sim.task import task_options
 
 SEEDS = range(8)
 ABOUT = {"checkpoint": "here", "step": 3}
@@ -86,7 +87,9 @@ def test_aux_of_every_decision_is_told_with_what_was_seen() -> None:
 def test_an_evaluation_that_was_cut_off_goes_on(whole, tmp_path) -> None:
     expected, file = whole
     lines = file.read_text().splitlines(keepends=True)
-    assert json.loads(lines[0]) == {"task": "push", "variation": 0, **ABOUT} and len(lines) == 9
+    made = {**task_options(Push()), "kept": ["world", "box"]}
+    assert json.loads(lines[0]) == {"task": "push", "variation": 0, **made, **ABOUT} and len(lines) == 9
+    assert made["limit"] == 20 and "name" not in made
     cut = tmp_path / "cut.jsonl"
     cut.write_text("".join(lines[:4]) + lines[4][:15])
     seen: list[Record] = []
@@ -95,7 +98,8 @@ def test_an_evaluation_that_was_cut_off_goes_on(whole, tmp_path) -> None:
     assert sorted(seen, key=lambda r: r.seed) == list(expected.records)
     after = cut.read_text().splitlines(keepends=True)
     assert after[:4] == lines[:4] and sorted(after) == sorted(lines)
-    assert run(file=cut, about=ABOUT).times == {}  # nothing was left to run
+    read = run(file=cut, about=ABOUT)  # nothing is left to run
+    assert (again.ran, read.ran) == (5, 0) and read.times == again.times and read.times["policy"] > 0
     more = run(seeds=range(9), file=cut, about=ABOUT)
     assert more.records[:8] == expected.records and len(cut.read_text().splitlines()) == 10
 
@@ -113,6 +117,8 @@ def test_the_file_of_another_evaluation_is_refused(whole) -> None:
         run(file=whole[1], about={**ABOUT, "step": 4})
     with pytest.raises(UserError, match="checkpoint, step, task"):
         run(task=replace(Push(), name="shove"), file=whole[1], about={})
+    with pytest.raises(UserError, match=r"\(limit differ\)"):
+        run(task=replace(Push(), limit=19), file=whole[1], about=ABOUT)
     assert whole[1].read_bytes() == before
 
 

@@ -21,6 +21,7 @@ LOADED = [
 
 def settings(**changes) -> suite.Settings:
     given = {"num_envs": 2, "workers": 0, "renderer": "rays", "films": 0, "about": "protocol test"}
+    given["command"] = "t2p rollout --suite things"
     return suite.Settings("things", range(2), {}, **(given | changes))
 
 
@@ -56,8 +57,15 @@ def test_each_task_and_all_together(tmp_path: Path, pushing: list[str]) -> None:
 def test_going_on_reads_what_is_there(tmp_path: Path, pushing: list[str]) -> None:
     suite.run(LOADED, ("things/one",), settings(), tmp_path, told=lambda line: None)
     before = (tmp_path / "one/episodes/b.jsonl").read_text()
-    suite.run(LOADED, ("things/one", "things/two"), settings(), tmp_path, told=lambda line: None)
-    assert (tmp_path / "one/episodes/b.jsonl").read_text() == before
+    page = tmp_path / "one/report.html"
+    page.write_text("as it was")  # with its films, which take as long as the episodes
+    both = ("things/one", "things/two")
+    found = suite.run(LOADED, both, settings(), tmp_path, told=lambda line: None)
+    assert (tmp_path / "one/episodes/b.jsonl").read_text() == before and page.read_text() == "as it was"
+    again = suite.run(LOADED, both, settings(), tmp_path, told=lambda line: None)
+    assert again == found and again["policies"]["a"]["times"]["policy"] > 0
+    suite.run(LOADED, both, settings(films=1), tmp_path, told=lambda line: None)
+    assert "<video" in page.read_text()  # other films are wanted
 
 
 def test_a_suites_rate_is_the_mean_over_its_tasks() -> None:
@@ -75,6 +83,7 @@ def test_a_suites_rate_is_the_mean_over_its_tasks() -> None:
     )  # Wilson, 30 of 40
     line = suite.ledger_line(settings(), "p", p)
     assert line.startswith("| p | things (protocol test), 2 tasks | 75.0% [59.8%, 85.8%] of 40, 2 training seeds")
+    assert "| `t2p rollout --suite things` |" in line and "commit" in line and "CPU cores" in line
 
 
 def test_suites_are_what_names_begin_with() -> None:
