@@ -19,6 +19,7 @@ debug         2 CPU cores        seconds      none: it shows that everything run
 cpu_libero    2 CPU cores        not run      LIBERO's tasks; none published at this size
 cpu_tabletop  2 CPU cores        not run      3PoinTr's tasks; none published at this size
 gpu20         one GPU            not run      LIBERO; none published at this size
+gpu20_tabletop one GPU           not run      3PoinTr's tasks; Table II of 3PoinTr has ATM's
 paper         4 x A100 (paper)   not run      Spatial 68.5, Object 68.0, Goal 77.8, Long 39.3 (% success, Figure 4)
 released      4 x A100 (paper)   not run      the same
 

@@ -13,11 +13,12 @@ cpu_videos    the same, and videos              2 CPU cores      4-5 minutes  de
 cpu_libero    libero, our own demonstrations    2 CPU cores      not run      none: for the policy's cpu_libero
 cpu_tabletop  demos, our own demonstrations     2 CPU cores      not run      none: for the policy's cpu_tabletop
 gpu20         libero, our own demonstrations    one GPU          not run      none: for the policy's gpu20
+gpu20_tabletop demos, our own demonstrations    one GPU          not run      none: for the policy's gpu20_tabletop
 paper         libero, 450 demos of a suite      4 x A100 (paper) not run      none published for the tracks alone
 released      libero, 450 demos of a suite      4 x A100 (paper) not run      none published for the tracks alone
 
-`cpu_libero`, `cpu_tabletop` and `gpu20` learn from the simulator's exact tracks (t2p annotate --tracker simulator
---layout atm); others stand behind --config.window.track_set.
+`cpu_libero`, `cpu_tabletop`, `gpu20` and `gpu20_tabletop` learn from the simulator's exact tracks (t2p annotate
+--tracker simulator --layout atm); others stand behind --config.window.track_set.
 
 `paper` follows the paper's Table 5, `released` the authors' code where the two differ. Epochs are counted in steps
 for a suite of LIBERO with about 112,000 training windows (frames x views: LIBERO-Spatial); for other data set
@@ -33,7 +34,10 @@ from t2p.methods import atm
 from t2p.methods.atm_presets import AUGMENT, CPU_TRACKER, DEBUG_TRACKER, LIBERO, SIMULATED, TABLETOP
 from t2p.train.defaults import base_config, source_config
 
-VARIANTS = ("debug", "cpu", "cpu_videos", "cpu_libero", "cpu_tabletop", "gpu20", "paper", "released")
+VARIANTS = (
+    *("debug", "cpu", "cpu_videos", "cpu_libero", "cpu_tabletop"),
+    *("gpu20", "gpu20_tabletop", "paper", "released"),
+)
 WINDOWS = 112_000
 
 
@@ -44,7 +48,8 @@ def get_config(variant: str = "paper") -> ml_collections.ConfigDict:
     c = atm.configure(base_config())
     if variant in ("cpu", "cpu_videos"):
         return _cpu(c, videos=variant == "cpu_videos")
-    makers = {"debug": _debug, "cpu_libero": _cpu_libero, "cpu_tabletop": _cpu_tabletop, "gpu20": _gpu20}
+    makers = {"debug": _debug, "cpu_libero": _cpu_libero, "cpu_tabletop": _cpu_tabletop}
+    makers |= {"gpu20": _gpu20, "gpu20_tabletop": _gpu20_tabletop}
     return {**makers, "paper": _paper, "released": _released}[variant](c)
 
 
@@ -138,6 +143,12 @@ def _gpu20(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     c.data.workers = 12
     c.data.sources.libero, c.data.validation.libero = source_config(), source_config(split="val")
     c.departures = ("batches of 256 and 4000 steps", "learning rate 3e-4")
+    return c
+
+
+def _gpu20_tabletop(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    c = _on_demonstrations(_gpu20(c), TABLETOP)
+    c.data.sources.demos, c.data.validation.held_out = source_config(), source_config()
     return c
 
 

@@ -9,6 +9,7 @@ debug         2 CPU cores        seconds      none: it shows that everything run
 cpu_libero    2 CPU cores        not run      LIBERO's tasks; none published at this size
 cpu_tabletop  2 CPU cores        not run      3PoinTr's tasks; none published at this size
 gpu20         one GPU            not run      LIBERO; none published at this size
+gpu20_tabletop one GPU           not run      3PoinTr's tasks; Table II of 3PoinTr has ATM's
 paper         4 x A100 (paper)   not run      Spatial 39.0, Object 51.8, Goal 42.5, Long 16.7 (% success, Figure 4)
 released      4 x A100 (paper)   not run      the same
 

@@ -15,6 +15,7 @@ SIMULATED = "simulator/atm"  # exact tracks: t2p annotate --tracker simulator --
 # Colours and shift of both stages' pictures (released code; the paper names them without strengths).
 AUGMENT = {"probability": 0.9, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.3, "shift": 4}
 DEMONSTRATIONS = 10 / 45  # of the 45 of a task that are not held out
+SCALED = "setpoints and state scaled to [-1, 1] by the demonstrations' limits"
 WINDOWS = 12_400  # of 10 demonstrations of each task of LIBERO-Spatial
 
 # Track transformers. On a CPU one token a point (track_patch = track_steps) halves the sequence.
@@ -50,12 +51,20 @@ def paper(c: ml_collections.ConfigDict, source: Source) -> ml_collections.Config
 def gpu20(c: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
     """One GPU, at most 8 minutes: the released network in half precision, fewer and smaller batches."""
     c = released(c, source)
+    c.data.workers = 12
     c.dtype, c.batch_size, c.steps, c.dispatch = "bfloat16", 128, 2400, 10
     c.eval.update({"every": 800, "batches": 8})
     c.checkpoint.every = 800
     c.loss.mask_padding = True
-    c.data.workers = 12
     c.departures = ("batches of 128 and 2400 steps instead of 512 and 2424", "half precision", "padding is not learned")
+    return c
+
+
+def gpu20_tabletop(c: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
+    """The same for 3PoinTr's tasks."""
+    c = gpu20(c, source)
+    _on_tabletop(c, source)
+    c.departures = (*c.departures, SCALED)
     return c
 
 
@@ -68,19 +77,12 @@ def cpu_libero(c: ml_collections.ConfigDict, source: Source) -> ml_collections.C
 
 
 def cpu_tabletop(c: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
-    """The same for 3PoinTr's tasks, whose actions are setpoints of which a demonstration has 50."""
+    """The same for 3PoinTr's tasks."""
+    _on_tabletop(c, source)
     _small(c)
-    c.model.policy.update({"action": "setpoint_pose", "steps": 60})
-    c.model.net.actions = 10
-    c.window.update({"views": TABLETOP, "proprio": ("tool", "gripper"), "proprio_widths": (9, 1)})
-    scale_by_limits(c)
-    c.data.sources.demos = source()
-    c.data.validation.held_out = source()
     c.departures = (
-        "width 64, two layers, 5 steps of history",
-        "no augmentation",
-        "hashed words instead of BERT",
-        "setpoints and state scaled to [-1, 1] by the demonstrations' limits",
+        *("width 64, two layers, 5 steps of history", "no augmentation", "hashed words instead of BERT"),
+        SCALED,
     )
     return c
 
@@ -105,6 +107,16 @@ def _on_libero(c: ml_collections.ConfigDict, source: Source) -> None:
     c.data.workers = 8
 
 
+def _on_tabletop(c: ml_collections.ConfigDict, source: Source) -> None:
+    """Actions are setpoints, of which a demonstration has 50."""
+    c.model.policy.update({"action": "setpoint_pose", "steps": 60})
+    c.model.net.actions = 10
+    c.window.update({"views": TABLETOP, "proprio": ("tool", "gripper"), "proprio_widths": (9, 1)})
+    scale_by_limits(c)
+    c.data.sources = ml_collections.ConfigDict({"demos": source()})
+    c.data.validation = ml_collections.ConfigDict({"held_out": source()})
+
+
 def _epochs(c: ml_collections.ConfigDict, epochs: int, batch_size: int) -> None:
     """Lengths in epochs of WINDOWS examples; validation every 5 epochs, checkpoints every 10, as in the code."""
     epoch = round(WINDOWS / batch_size)
@@ -125,4 +137,4 @@ def _small(c: ml_collections.ConfigDict) -> None:
     c.checkpoint.update({"every": 200, "best": "val/l1"})
 
 
-PRESETS = {make.__name__: make for make in (debug, cpu_libero, cpu_tabletop, gpu20, paper, released)}
+PRESETS = {make.__name__: make for make in (debug, cpu_libero, cpu_tabletop, gpu20, gpu20_tabletop, paper, released)}
