@@ -8,6 +8,7 @@ compared until a part of the robot first touches an object: from there on they a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +285,7 @@ def _given(inputs: dict[str, np.ndarray], file: str) -> dict[str, np.ndarray]:
 def _success(environment: LiberoEnvironment, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The goal in the recorded states, and at the end of an episode of ours from the first one. In between an object
     that was put into another may bounce, which each version of MuJoCo has otherwise."""
-    atoms = _truth(environment, environment.scene.goal, given)
+    atoms = _truth(environment, environment.scene.goal, given, stepped=True)
     won = np.all(atoms, axis=1)
     ours = _trajectory(environment, given, [])["success"][-1]
     return {"atoms": atoms, "success": won, "done": won[1:], "end": ours}
@@ -297,13 +298,26 @@ def _predicates(environment: LiberoEnvironment, given: dict[str, np.ndarray]) ->
     return {"truth": _truth(environment, atoms, given), "goal": np.all(goal, axis=1)}
 
 
-def _truth(environment: LiberoEnvironment, goal: Goal, given: dict[str, np.ndarray]) -> np.ndarray:
-    """[states, atoms] bool."""
-    data, found = mujoco.MjData(environment.model), []
-    for state in given["states"]:
-        write_state(environment.model, data, _start(environment, state, given))
+def _truth(
+    environment: LiberoEnvironment, goal: Goal, given: dict[str, np.ndarray], stepped: bool = False
+) -> np.ndarray:
+    """[states, atoms] bool. stepped: all states but the first are what steps left, which the original judges by joints
+    as they are and by poses and contacts as the last physics step found them."""
+    model = environment.model
+    data, found = mujoco.MjData(model), []
+    for i, state in enumerate(given["states"]):
+        here = _start(environment, state, given)
+        write_state(model, data, step_before(model, here) if stepped and i else here)
+        data.qpos[:] = here.qpos
         found.append(goal.truth(data))
     return np.array(found)
+
+
+def step_before(model: mujoco.MjModel, state: InitialState) -> InitialState:
+    """Where things were a physics step before: the way back at the velocities, by which the step has moved them."""
+    qpos = state.qpos.copy()
+    mujoco.mj_integratePos(model, qpos, state.qvel, -model.opt.timestep)
+    return replace(state, qpos=qpos)
 
 
 def _resets(environment: LiberoEnvironment, seeds: np.ndarray) -> dict[str, np.ndarray]:

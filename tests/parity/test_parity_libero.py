@@ -11,6 +11,7 @@ import pytest
 from t2p.io import read_json
 from t2p.parity import harness, libero
 from t2p.sim.render import why_not
+from t2p.types import InitialState
 
 ARCHIVE = "libero_assets.tar.xz"
 SCENES = {
@@ -94,3 +95,19 @@ def test_states_before_a_touch() -> None:
     model.geom_margin[:] = 0
     passing = np.array([[0, x, 0] for x in (0.0, 0.5, 1.5)])  # through it between two states
     assert libero.before_touch(model, ("cup_1",), passing, *frames) == 2
+
+
+def test_a_step_taken_back() -> None:
+    model = mujoco.MjModel.from_xml_string(
+        """<mujoco><worldbody><body><freejoint/><geom size="0.1"/>
+        <body pos="1 0 0"><joint damping="0.1"/><geom size="0.1"/></body></body></worldbody></mujoco>"""
+    )
+    data = mujoco.MjData(model)
+    data.qvel[:] = range(1, 8)
+    for _ in range(5):
+        before = data.qpos.copy()
+        mujoco.mj_step(model, data)
+    state = InitialState(data.time, data.qpos, data.qvel, model.body_pos, model.body_quat)
+    found = libero.step_before(model, state)
+    np.testing.assert_allclose(found.qpos, before, rtol=0, atol=1e-15)
+    assert np.abs(state.qpos - before).max() > 1e-3

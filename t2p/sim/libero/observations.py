@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from t2p.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
+from t2p.geometry.rotations import matrix_to_quaternion
+from t2p.sim.libero import rounding
 from t2p.sim.libero.bddl import Problem
 from t2p.sim.libero.names import Handles
 
@@ -62,17 +63,26 @@ def object_state(
     snapshot: Snapshot, handles: Handles, problem: Problem, robot: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Of each object its pose in the world and in the hand's frame. robot: of robot_state."""
-    hand = quaternion_to_matrix(np.roll(robot["robot0_eef_quat"], 1))
     bodies = [handles.instances[name].body for name, _ in problem.objects]
     positions, quaternions = snapshot.positions[bodies], snapshot.quaternions[bodies]
-    near = (positions - robot["robot0_eef_pos"]) @ hand
-    turned = matrix_to_quaternion(hand.T @ quaternion_to_matrix(quaternions))
+    hand = _pose(robot["robot0_eef_pos"][None], np.roll(robot["robot0_eef_quat"], 1)[None])[0].astype(float)
+    inverse = np.eye(4)
+    inverse[:3, :3], inverse[:3, 3] = hand[:3, :3].T, -hand[:3, :3].T @ hand[:3, 3]
+    seen = inverse @ _pose(positions, quaternions)
+    near, turned = seen[:, :3, 3], matrix_to_quaternion(seen[:, :3, :3])
     found = {}
     for i, (name, _) in enumerate(problem.objects):
         found[f"{name}_pos"], found[f"{name}_quat"] = positions[i], np.roll(quaternions[i], -1)
         found[f"{name}_to_robot0_eef_pos"] = near[i]
         found[f"{name}_to_robot0_eef_quat"] = np.roll(turned[i], -1).astype(np.float32)
     return found
+
+
+def _pose(positions: np.ndarray, quaternions: np.ndarray) -> np.ndarray:
+    """[n, 3] and [n, 4] -> [n, 4, 4], in single precision as the original has it."""
+    poses = np.tile(np.eye(4, dtype=np.float32), (len(positions), 1, 1))
+    poses[:, :3, :3], poses[:, :3, 3] = rounding.quaternion_to_matrix(quaternions), positions
+    return poses
 
 
 def observation(snapshot: Snapshot, handles: Handles, problem: Problem) -> dict[str, np.ndarray]:

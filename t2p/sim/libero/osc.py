@@ -17,6 +17,7 @@ from functools import partial
 import mujoco
 import numpy as np
 
+from t2p.sim.libero import rounding
 from t2p.sim.libero.catalog import ARM_HOME
 from t2p.sim.libero.names import Arm
 
@@ -122,23 +123,11 @@ def nominal(model: mujoco.MjModel, arm: Arm) -> Kinematics:
 
 
 def turn(vectors: np.ndarray) -> np.ndarray:
-    """Axes times angles [n, 3] -> matrices [n, 3, 3], through quaternions in single precision (robosuite,
-    transform_utils: quat2mat), whose rounding the recorded states show."""
+    """Axes times angles [n, 3] -> matrices [n, 3, 3], through quaternions in single precision."""
     angles = np.sqrt((vectors**2).sum(1, keepdims=True))
     axes = vectors / np.where(angles, angles, 1.0)
     cos, sin = (np.array([f(angle / 2) for angle in angles.ravel()]) for f in (math.cos, math.sin))
-    quaternions = np.concatenate([cos[:, None], axes * sin[:, None]], axis=1).astype(np.float32)
-    square = (quaternions**2).sum(1, keepdims=True, dtype=float).astype(np.float32).astype(float)
-    quaternions = (quaternions * np.sqrt(2.0 / square)).astype(np.float32)
-    p = quaternions[:, :, None] * quaternions[:, None]
-    x, y, z = (p[:, i] for i in (1, 2, 3))  # [n, 4]: each times w, x, y, z
-    xx, yy, zz = (one[:, i].astype(float) for i, one in ((1, x), (2, y), (3, z)))
-    rows = (
-        *(1.0 - yy - zz, x[:, 2] - z[:, 0], x[:, 3] + y[:, 0]),
-        *(x[:, 2] + z[:, 0], 1.0 - xx - zz, y[:, 3] - x[:, 0]),
-        *(x[:, 3] - y[:, 0], y[:, 3] + x[:, 0], 1.0 - xx - yy),
-    )
-    return np.stack(rows, axis=1).reshape(-1, 3, 3).astype(float)
+    return rounding.quaternion_to_matrix(np.concatenate([cos[:, None], axes * sin[:, None]], axis=1))
 
 
 def torques(see: Kinematics, position: np.ndarray, rotation: np.ndarray, bias: np.ndarray) -> np.ndarray:

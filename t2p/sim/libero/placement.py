@@ -16,6 +16,7 @@ import numpy as np
 
 from t2p.geometry.rotations import quaternion_to_matrix
 from t2p.io import UserError
+from t2p.sim.libero import rounding
 from t2p.sim.libero.bddl import Atom, Problem, Rectangle
 from t2p.sim.libero.catalog import ARENAS, ARM_HOME, CATEGORIES, FINGERS_HOME, Category, Range
 from t2p.sim.libero.names import Handles, handles, moving_joints
@@ -136,7 +137,7 @@ def _place(
         target = placed[spot.target]
         origin = origin + target.position
         if spot.site is not None:
-            origin = origin + quaternion_to_matrix(target.quaternion) @ offsets[spot.site]
+            origin = origin + rounding.quaternion_to_matrix(target.quaternion[None])[0] @ offsets[spot.site]
     for _ in range(ATTEMPTS):
         x0, y0, x1, y1 = spot.ranges[random.randint(len(spot.ranges))]
         position = origin + (random.uniform(x0, x1), random.uniform(y0, y1), 0.0)

@@ -1,6 +1,7 @@
 """Policy steps of several LIBERO environments together: 25 times kinematics of each, control of all, dynamics of each.
 
-Each physics step is one forward pass (mj_step1, mj_step2), where the original has three.
+Each physics step is one forward pass (mj_step1, mj_step2), where the original has three; of the other two only that is
+done which leaves a trace, the constraint solver.
 """
 
 from __future__ import annotations
@@ -78,6 +79,15 @@ class Puppet:
         """The first half of a physics step."""
         self.place()
         mujoco.mj_step1(self.rig.model, self.data)
+        if self.rig.quirks.repeated_solves:
+            self._solve(1 if self.new else 2)  # a new controller does not look
+
+    def _solve(self, times: int) -> None:
+        """Contacts' forces under the present command: what the next solver begins with."""
+        model, data = self.rig.model, self.data
+        mujoco.mj_fwdActuation(model, data), mujoco.mj_fwdAcceleration(model, data)
+        for _ in range(times):
+            mujoco.mj_fwdConstraint(model, data)
 
     def finish(self, ctrl: np.ndarray) -> None:
         """The second half of a physics step."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import small_scene
 
+from t2p.geometry.rotations import quaternion_to_matrix
 from t2p.io import UserError
 from t2p.sim.libero.assets import Assets, initial_states, load_problem
 from t2p.sim.libero.bddl import Problem
@@ -220,6 +221,23 @@ def test_things_on_things_and_in_regions_lie_in_their_middle() -> None:
     state = draw(inside, 0)
     offset = position(inside, state, "akita_black_bowl_1") - position(inside, state, "wooden_cabinet_1")
     np.testing.assert_allclose(offset, (0, 0, 0.15 + 0.06), atol=1e-12)
+
+
+def test_the_place_on_a_turned_fixture_is_rounded_like_the_original() -> None:
+    """The original turns a region's offset by a matrix in single precision."""
+    placement = small("(In akita_black_bowl_1 wooden_cabinet_1_top_side) (On wooden_cabinet_1 main_table_back)")
+    home, off = placement.model.body("wooden_cabinet_1_main"), []
+    for seed in range(5):
+        state = draw(placement, seed)
+        w, _, _, z = quaternion(placement, state, "wooden_cabinet_1").astype(np.float32)
+        scale = np.sqrt(2 / float(np.float32(float(w) ** 2 + float(z) ** 2)))
+        w, z = (np.float32(float(part) * scale) for part in (w, z))
+        turn = np.array([[1 - float(z * z), -float(w * z), 0], [float(w * z), 1 - float(z * z), 0], [0, 0, 1]])
+        local = home.pos + quaternion_to_matrix(home.quat) @ (0.01, 0.02, 0.1) + (0, 0, 0.06)
+        offset = position(placement, state, "akita_black_bowl_1") - position(placement, state, "wooden_cabinet_1")
+        np.testing.assert_allclose(offset, turn @ local, rtol=0, atol=1e-15)
+        off.append(np.abs(offset - quaternion_to_matrix(quaternion(placement, state, "wooden_cabinet_1")) @ local))
+    assert 1e-11 < np.max(off) < 1e-7
 
 
 def test_the_order_of_drawing_is_that_of_the_kinds_of_places() -> None:

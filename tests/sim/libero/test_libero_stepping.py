@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 import pytest
+import small_scene
 from libero_scenes import task
 
 from t2p.sim.libero import osc, stepping
 from t2p.sim.libero.assets import Assets
 from t2p.sim.libero.environment import LiberoScene
+from t2p.sim.libero.names import handles
 from t2p.sim.libero.quirks import Quirks
 from t2p.sim.libero.stepping import AFTER_RESET, AFTER_SETTING, Puppet, Rig
-from t2p.sim.world import diverged
+from t2p.sim.world import diverged, write_state
 from t2p.types import InitialState
 
 E = 16
@@ -122,6 +124,44 @@ def test_what_moved_the_model_for_one_does_not_move_it_for_others(
     stepping.step(together, actions(1)[0, :3])
     stepping.step([alone], actions(1)[0, 2:3])
     np.testing.assert_array_equal(state(together[2]), state(alone))
+
+
+def test_the_solver_begins_where_the_originals_does() -> None:
+    """The original makes two forward passes before each physics step, one before the first; a bowl hits a plate."""
+    model = small_scene.model()
+    model.opt.cone, model.opt.impratio, model.opt.iterations = mujoco.mjtCone.mjCONE_ELLIPTIC, 20, 1  # so it matters
+    arm, home = handles(model, small_scene.problem()).arm, model.qpos0.copy()
+    bowl, plate = (model.joint(f"{name}_joint0") for name in ("akita_black_bowl_1", "plate_1"))
+    home[bowl.qposadr[0] :][:7] = 0.3, 0.0, 1.055, 1, 0.01, 0.02, 0
+    fall = np.zeros(model.nv)
+    fall[bowl.dofadr[0] :][:6] = 0.1, 0, -1, 1, 2, 0
+    start = InitialState(0.0, home, fall, model.body_pos.copy(), model.body_quat.copy())
+    commands, found = 1e-4 * np.random.default_rng(0).normal(size=(8, model.nu)), []
+    for quirk in (True, False):
+        puppet, states = Puppet(Rig.of(model, arm, Quirks(repeated_solves=quirk))), []
+        puppet.start(start)
+        for command in commands:
+            puppet.begin()
+            puppet.finish(command)
+            puppet.new = False  # the controller has looked
+            states.append(state(puppet))
+        found.append(np.array(states))
+    np.testing.assert_array_equal(found[0], forward_passes(model, start, commands))
+    moved = found[0][-1, 1 + plate.qposadr[0] :][:3] - home[plate.qposadr[0] :][:3]
+    assert np.abs(moved).max() > 1e-6  # it was hit
+    assert 1e-12 < np.abs(found[0] - found[1])[:, : 1 + model.nq].max() < 1e-2
+
+
+def forward_passes(model: mujoco.MjModel, start: InitialState, commands: np.ndarray) -> np.ndarray:
+    data, states = mujoco.MjData(model), []
+    write_state(model, data, start)
+    for i, command in enumerate(commands):
+        for _ in range(2 if i else 1):
+            mujoco.mj_forward(model, data)
+        data.ctrl[:] = command
+        mujoco.mj_step(model, data)
+        states.append(np.concatenate([[data.time], data.qpos, data.qvel, data.ctrl, data.qacc_warmstart]))
+    return np.array(states)
 
 
 # What is observed
