@@ -8,12 +8,14 @@ OUT/hdf5/<suite>/<task>_demo.hdf5 are what LIBERO's own demonstrations are, for 
 a dataset of ours with frame, state and action of one moment in a row (source `libero`, align "causal").
 
 A demonstration starts where the rollout of its seed starts, and ends when the goal has held for half a second; other
-seeds take the places of those at whose end it does not hold. A file that is there is kept.
+seeds take the places of those at whose end it does not hold. A file that is there is kept, if it was made with the same
+settings, which OUT/hdf5/collection.json tells.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 
 from t2p import __version__
@@ -31,16 +34,17 @@ from t2p.data.libero_file import LiberoDemo, write_libero_hdf5
 from t2p.data.processes import die_with_parent
 from t2p.data.sources.libero import LiberoSource
 from t2p.geometry.rotations import quaternion_to_axis_angle
-from t2p.io import PathLike, UserError
+from t2p.io import PathLike, UserError, read_json, write_json
 from t2p.sim import registry
 from t2p.sim.libero.adaptation import Recording, Source, adapted, cut, noisy, solves
 from t2p.sim.libero.environment import LiberoEnvironment
-from t2p.sim.libero.experts import demonstration, until_held
+from t2p.sim.libero.experts import check_script, demonstration, until_held
 from t2p.sim.libero.scene import VIEWS, Profile
 from t2p.sim.libero.suites import SUITES
 from t2p.sim.libero.task import LiberoTask
 from t2p.types import Observe
 
+NOTE = "collection.json"  # beside the files: how they were made
 FAILURES = 5  # so many times as many seeds are tried as demonstrations are wanted
 
 
@@ -72,6 +76,21 @@ class LiberoCollection:
             return registry.suite(self.tasks)
         return (registry.make_task(self.tasks).name,)
 
+    def check(self) -> tuple[str, ...]:
+        """The tasks; UserError also where LIBERO's files are missing, or a script or demonstrations to adapt of one."""
+        names, source = self.names(), LiberoSource(self.adapt) if self.adapt else None
+        for name in names:
+            task = self.task(name)
+            model = task.build("physics").compile()
+            if source is not None:
+                _keys(source, self.adapt, name)
+                continue
+            try:
+                check_script(model, task.problem)
+            except UserError as e:
+                raise UserError(f"{name}: {e}; name demonstrations to adapt") from e
+        return names
+
     def task(self, name: str) -> LiberoTask:
         return LiberoTask(name, profile=self.profile, **dict(self.options))
 
@@ -86,11 +105,14 @@ def collect_libero(
     progress: Callable[[int], None] = lambda episodes: None,
 ) -> dict[str, int]:
     """Writes OUT. workers: processes that act (0: this one). -> {task: seeds that failed and were replaced}, of tasks
-    whose file was not there. UserError where a task's script, or what was adapted, fails too often."""
+    whose file was not there. UserError for an `out` that holds other settings' files, and where a task's script, or
+    what was adapted, fails too often."""
+    names, settings, folder = what.check(), {**asdict(what), "t2p": __version__}, Path(out) / "hdf5"
+    _begin(folder, {**settings, "split": split, "mujoco": mujoco.__version__})
     failures: dict[str, int] = {}
-    for name in what.names():
+    for name in names:
         suite, task = name.split("/", 1)
-        path = Path(out) / "hdf5" / suite / f"{task}_demo.hdf5"
+        path = folder / suite / f"{task}_demo.hdf5"
         if path.exists():
             progress(what.episodes)
             continue
@@ -98,9 +120,9 @@ def collect_libero(
         demos = _wanted(what, name, workers, failures, progress)
         write_libero_hdf5(path, demos, _attributes(what.task(name)))
     import_collected(
-        LiberoSource(str(Path(out) / "hdf5"), align="causal"),
+        LiberoSource(str(folder), align="causal"),
         out,
-        {**asdict(what), "t2p": __version__},
+        settings,
         otherwise="demonstrations could not be read",
         split=split,
         episodes_per_shard=episodes_per_shard,
@@ -108,6 +130,23 @@ def collect_libero(
         licence="" if what.adapt else "Apache-2.0",
     )
     return failures
+
+
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Notes how the files are made, or makes sure that those that are there were made so."""
+    note, now = folder / NOTE, json.loads(json.dumps(settings))
+    if not any(folder.rglob("*.hdf5")):
+        return write_json(note, now)
+    if not note.exists():
+        raise UserError(f"{folder} holds files, but no {NOTE} that tells how they were made; choose another directory")
+    before = read_json(note)
+    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if changed:
+        told = "; ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in changed)
+        raise UserError(
+            f"{folder} holds demonstrations that were collected with other settings ({told}); use the same to go on, "
+            "or another directory"
+        )
 
 
 def _wanted(
@@ -142,13 +181,8 @@ def _actor_is(what: LiberoCollection) -> str:
 def recordings(path: PathLike, task: str) -> list[Recording]:
     """The demonstrations of a task (suite/task) in LIBERO's files. UserError where there are none, or they lack states
     or the scene that they were recorded in."""
-    source, stem = LiberoSource(path), f"{task.partition('/')[2]}_demo"
-    every: list[str] = source.keys()
-    keys = [key for key in every if Path(key).parent.name == stem]
-    if not keys:
-        raise UserError(f"{path} has no demonstrations of {task}: expected a file {stem}.hdf5")
-    found = []
-    for key in keys:
+    source, found = LiberoSource(path), []
+    for key in _keys(source, path, task):
         episode = source.read(key)
         facts = episode.info["libero"]
         if "states" not in episode.columns or "fixtures" not in facts:
@@ -156,6 +190,16 @@ def recordings(path: PathLike, task: str) -> list[Recording]:
         actions = np.asarray(episode.columns["actions"], np.float64)
         found.append(Recording(actions, episode.columns["states"], facts["fixtures"]))
     return found
+
+
+def _keys(source: LiberoSource, path: PathLike, task: str) -> list[str]:
+    """Of a task's demonstrations; UserError where there are none."""
+    stem = f"{task.partition('/')[2]}_demo"
+    every: list[str] = source.keys()
+    keys = [key for key in every if Path(key).parent.name == stem]
+    if not keys:
+        raise UserError(f"{path} has no demonstrations of {task}: expected a file {stem}.hdf5")
+    return keys
 
 
 class Actor:

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from t2p import collect_libero as collecting
+from t2p.cli.collect import LIBERO_OPTIONS, TABLETOP_OPTIONS
+from t2p.cli.main import main
 from t2p.collect_libero import FAILURES, Actor, LiberoCollection, collect_libero, recordings
 from t2p.data.libero_file import ATTRIBUTES, OBSERVED, LiberoDemo, write_libero_hdf5
 from t2p.data.sources import open_source
 from t2p.data.store import Dataset
 from t2p.io import UserError
 from t2p.sim.batch import BatchedSim
-from t2p.sim.libero.assets import Assets
+from t2p.sim.libero.assets import ROBOSUITE_ROOT, ROOT, Assets
 from t2p.sim.libero.scene import VIEWS
 from t2p.sim.libero.task import LiberoTask
 from t2p.sim.render import why_not
@@ -123,3 +125,69 @@ def test_demonstrations_are_adapted_from_recorded_ones(assets: Assets, tmp_path:
     assert Dataset(tmp_path / "second", "train").infos[0].length == len(new.actions) - 1
     with pytest.raises(UserError, match="has no demonstrations of libero_goal/turn_on_the_stove: expected a file turn"):
         recordings(first, "libero_goal/turn_on_the_stove")
+
+
+def test_files_of_other_settings_are_not_gone_on_with(
+    assets: Assets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it was cut off before anything was imported."""
+    monkeypatch.setattr(collecting, "import_collected", lambda *args, **options: None)
+    made: list[Path] = []
+
+    def write(path: Path, demos: object, attributes: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        made.append(path)
+
+    monkeypatch.setattr(collecting, "write_libero_hdf5", write)
+    what = LiberoCollection(TASK, 2, options=(("libero_root", str(assets.libero)),))
+    collect_libero(replace(what, seed=7), tmp_path)
+    made[0].unlink()  # of which nothing came
+    assert collect_libero(what, tmp_path) == {TASK: 0} and collect_libero(what, tmp_path) == {}
+    for changes, message in (
+        ({"episodes": 3}, r"\(episodes 2, now 3\)"),
+        ({"seed": 9, "noise": 0.1}, r"\(noise 0.0, now 0.1; seed 0, now 9\)"),
+    ):
+        with pytest.raises(UserError, match=f"collected with other settings {message}"):
+            collect_libero(replace(what, **changes), tmp_path)
+    with pytest.raises(UserError, match="split 'train', now 'val'"):
+        collect_libero(what, tmp_path, split="val")
+    (tmp_path / "hdf5" / collecting.NOTE).unlink()
+    with pytest.raises(UserError, match=r"no collection\.json that tells how they were made"):
+        collect_libero(what, tmp_path)
+    assert len(made) == 2
+
+
+def test_what_is_missing_is_told_before_anything_begins(
+    assets: Assets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in (ROOT, ROBOSUITE_ROOT):
+        monkeypatch.delenv(variable, raising=False)
+    root, out = str(assets.libero), str(tmp_path / "out")
+    for task, options, message in (
+        (TASK, ["--libero_root", str(tmp_path)], f"assets are not found in {tmp_path}"),
+        ("libero_90/0", ["--libero_root", root], "there is no script for the goal (close"),
+        (TASK, ["--libero_root", root, "--adapt", str(tmp_path)], "holds no files .hdf5"),
+        (TASK, ["--libero_root", root, "--renderer", "none"], "unknown renderer 'none'"),
+        (TASK, ["--fps", "10", "--depth"], "--fps, --depth: for tabletop tasks only"),
+        ("tabletop/block_stack", ["--libero_root", root], "--libero_root: for LIBERO's tasks only"),
+    ):
+        assert main(["collect", task, "--episodes", "1", "--out", out, *options]) == 2
+        told = capsys.readouterr().err
+        assert message in told and told.count("\n") == 1, told
+    assert not Path(out).exists()
+
+
+OPTIONS = {"action_free": [], "depth": [], "views": ["front"], "sets": ["grid"], "control": ["osc_delta"]}
+
+
+@pytest.mark.parametrize("name", TABLETOP_OPTIONS)
+def test_options_of_tabletop_tasks_are_not_libero_s(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", TASK, "--episodes", "1", "--out", "no", f"--{name}", *OPTIONS.get(name, ["5"])]) == 2
+    assert f"--{name}: for tabletop tasks only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", LIBERO_OPTIONS)
+def test_options_of_libero_are_not_tabletop_tasks(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", "tabletop/block_stack", "--episodes", "1", "--out", "no", f"--{name}", "0"]) == 2
+    assert f"--{name}: for LIBERO's tasks only" in capsys.readouterr().err
