@@ -9,17 +9,19 @@ a dataset of ours with frame, state and action of one moment in a row (source `l
 
 A demonstration starts where the rollout of its seed starts, and ends when the goal has held for half a second; other
 seeds take the places of those at whose end it does not hold. A file that is there is kept, if it was made with the same
-settings, which OUT/hdf5/collection.json tells.
+settings, which OUT/hdf5/collection.json tells; so is each demonstration of a task that was cut off.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,7 +36,7 @@ from t2p.data.libero_file import LiberoDemo, write_libero_hdf5
 from t2p.data.processes import die_with_parent
 from t2p.data.sources.libero import LiberoSource
 from t2p.geometry.rotations import quaternion_to_axis_angle
-from t2p.io import PathLike, UserError, read_json, write_json
+from t2p.io import PathLike, UserError, load_arrays, read_json, write_bytes, write_json
 from t2p.sim import registry
 from t2p.sim.libero.adaptation import Recording, Source, adapted, cut, noisy, solves
 from t2p.sim.libero.environment import LiberoEnvironment
@@ -107,18 +109,19 @@ def collect_libero(
     """Writes OUT. workers: processes that act (0: this one). -> {task: seeds that failed and were replaced}, of tasks
     whose file was not there. UserError for an `out` that holds other settings' files, and where a task's script, or
     what was adapted, fails too often."""
-    names, settings, folder = what.check(), {**asdict(what), "t2p": __version__}, Path(out) / "hdf5"
+    names, settings, folder = what.check(), _settings(what), Path(out) / "hdf5"
     _begin(folder, {**settings, "split": split, "mujoco": mujoco.__version__})
     failures: dict[str, int] = {}
     for name in names:
         suite, task = name.split("/", 1)
-        path = folder / suite / f"{task}_demo.hdf5"
+        path, kept = folder / suite / f"{task}_demo.hdf5", folder / suite / f".{task}"
         if path.exists():
             progress(what.episodes)
-            continue
-        failures[name] = 0
-        demos = _wanted(what, name, workers, failures, progress)
-        write_libero_hdf5(path, demos, _attributes(what.task(name)))
+        else:
+            failures[name] = 0
+            demos = _wanted(what, name, kept, workers, failures, progress)
+            write_libero_hdf5(path, demos, _attributes(what.task(name)))
+        shutil.rmtree(kept, ignore_errors=True)
     import_collected(
         LiberoSource(str(folder), align="causal"),
         out,
@@ -132,10 +135,16 @@ def collect_libero(
     return failures
 
 
+def _settings(what: LiberoCollection) -> dict[str, Any]:
+    """All that decides what is made: not where LIBERO's files are."""
+    options = {name: value for name, value in what.options if name != "libero_root"}
+    return {**asdict(what), "options": options, "t2p": __version__}
+
+
 def _begin(folder: Path, settings: dict[str, Any]) -> None:
     """Notes how the files are made, or makes sure that those that are there were made so."""
     note, now = folder / NOTE, json.loads(json.dumps(settings))
-    if not any(folder.rglob("*.hdf5")):
+    if not any(path.suffix in (".hdf5", ".npz") for path in folder.rglob("*")):
         return write_json(note, now)
     if not note.exists():
         raise UserError(f"{folder} holds files, but no {NOTE} that tells how they were made; choose another directory")
@@ -150,15 +159,22 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _wanted(
-    what: LiberoCollection, name: str, workers: int, failures: dict[str, int], progress: Callable[[int], None]
+    what: LiberoCollection,
+    name: str,
+    kept: Path,
+    workers: int,
+    failures: dict[str, int],
+    progress: Callable[[int], None],
 ) -> Iterator[LiberoDemo]:
-    """The first successes by seed, as many as are wanted; processes work a little ahead."""
+    """The first successes by seed, as many as are wanted; processes work a little ahead. kept: the folder of those that
+    were made before."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_parent) if workers else None
     seeds, waiting, left = count(what.seed), deque[Callable[[], LiberoDemo | None]](), what.episodes
     try:
         while left:
             while len(waiting) < min(workers + 1, left):
-                act = functools.partial(_act, what, name, next(seeds))
+                seed = next(seeds)
+                act = functools.partial(_kept, kept / f"{seed}.npz", functools.partial(_act, what, name, seed))
                 waiting.append(pool.submit(act).result if pool else act)
             demo = waiting.popleft()()
             if demo is not None:
@@ -172,6 +188,36 @@ def _wanted(
     finally:
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _kept(path: Path, act: Callable[[], LiberoDemo | None]) -> LiberoDemo | None:
+    """What `act` makes, or what it made before: a file keeps that until the task's is whole, an empty one a failure."""
+    if path.exists():
+        return _unpacked(load_arrays(path)) if path.stat().st_size else None
+    demo, stream = act(), io.BytesIO()
+    if demo is not None:
+        np.savez(stream, **_packed(demo))  # type: ignore[arg-type]
+    write_bytes(path, stream.getvalue())
+    return demo
+
+
+def _packed(demo: LiberoDemo) -> dict[str, np.ndarray]:
+    """By names, those of frames and of what was observed behind a slash."""
+    told = {field.name: getattr(demo, field.name) for field in fields(demo)}
+    groups = {name: told.pop(name) for name in ("frames", "observed")}
+    inner = {f"{group}/{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
+    return inner | {name: np.asarray(value) for name, value in told.items() if value is not None}
+
+
+def _unpacked(arrays: dict[str, np.ndarray]) -> LiberoDemo:
+    told: dict[str, Any] = {"frames": {}, "observed": {}}
+    for name, array in arrays.items():
+        group, slash, inner = name.partition("/")
+        if slash:
+            told[group][inner] = array
+        else:
+            told[name] = str(array) if name == "model_file" else array
+    return LiberoDemo(**told)
 
 
 def _actor_is(what: LiberoCollection) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,24 +51,72 @@ def test_a_demonstration_is_written_twice_and_solves_the_task(assets: Assets, tm
     assert collect_libero(what, tmp_path) == {} and file.read_bytes() == before
 
 
-def test_failed_starts_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def demo_of(seed: int) -> LiberoDemo:
+    """Told from others by its actions."""
+    return LiberoDemo(
+        actions=np.full((2, 7), seed / 100),
+        states=np.zeros((2, 5)),
+        frames={view: np.full((2, 4, 6, 3), seed, np.uint8) for view in VIEWS},
+        observed={name: np.zeros((2, 3)) for name in OBSERVED},
+        robot_states=np.zeros((2, 9)),
+        model_file="<mujoco/>",
+        init_state=np.zeros(5),
+    )
+
+
+def seeds_of(demos: Iterable[LiberoDemo]) -> list[int]:
+    return [round(100 * demo.actions[0, 0]) for demo in demos]
+
+
+def test_failed_starts_are_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tried: list[int] = []
 
-    def act(what: LiberoCollection, name: str, seed: int) -> str | None:
+    def act(what: LiberoCollection, name: str, seed: int) -> LiberoDemo | None:
         tried.append(seed)
-        return None if seed % 3 == 0 else f"demo {seed}"
+        return None if seed % 3 == 0 else demo_of(seed)
 
     monkeypatch.setattr(collecting, "_act", act)
     what, failures, done = LiberoCollection(TASK, 3), {TASK: 0}, []
-    found = list(collecting._wanted(what, TASK, 0, failures, done.append))
-    assert found == ["demo 1", "demo 2", "demo 4"] and tried == [0, 1, 2, 3, 4]
+    found = seeds_of(collecting._wanted(what, TASK, tmp_path, 0, failures, done.append))
+    assert found == [1, 2, 4] and tried == [0, 1, 2, 3, 4]
     assert failures == {TASK: 2} and done == [1, 1, 1]
 
 
-def test_a_script_that_always_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_was_cut_off_keeps_what_was_made(
+    assets: Assets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def act(what: LiberoCollection, name: str, seed: int) -> LiberoDemo | None:
+        tried.append(seed)
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        return None if seed == 0 else demo_of(seed)
+
+    monkeypatch.setattr(collecting, "_act", act)
+    what = LiberoCollection(TASK, 3, options=(("libero_root", str(assets.libero)),))
+    with pytest.raises(KeyboardInterrupt):
+        collect_libero(what, tmp_path)
+    assert not list(tmp_path.rglob("*.hdf5"))
+    with pytest.raises(UserError, match="episodes 3, now 2"):
+        collect_libero(replace(what, episodes=2), tmp_path)
+    monkeypatch.setenv(ROOT, str(assets.libero))
+    assert collect_libero(replace(what, options=()), tmp_path) == {TASK: 1}
+    assert tried == [0, 1, 2, 2, 3] and not list(tmp_path.rglob("*.npz"))
+    file = tmp_path / "hdf5" / f"{TASK}_demo.hdf5"
+    source = open_source(file)
+    stored = [source.read(f"{file.stem}/demo_{k}") for k in range(3)]
+    for seed, episode in enumerate(stored, start=1):
+        np.testing.assert_array_equal(episode.columns["actions"], np.float32(demo_of(seed).actions))
+        np.testing.assert_array_equal(episode.frames["agentview"], demo_of(seed).frames["agentview"])
+    with h5py.File(file) as written_file:
+        assert written_file["data/demo_0"].attrs["model_file"] == "<mujoco/>"
+
+
+def test_a_script_that_always_fails_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(collecting, "_act", lambda what, name, seed: None)
     with pytest.raises(UserError, match=rf"the script failed in {2 * FAILURES} of the starts"):
-        list(collecting._wanted(LiberoCollection(TASK, 2), TASK, 0, {TASK: 0}, lambda n: None))
+        list(collecting._wanted(LiberoCollection(TASK, 2), TASK, tmp_path, 0, {TASK: 0}, lambda n: None))
 
 
 def test_what_cannot_be_collected() -> None:
