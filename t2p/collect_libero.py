@@ -8,21 +8,26 @@ OUT/hdf5/<suite>/<task>_demo.hdf5 are what LIBERO's own demonstrations are, for 
 a dataset of ours with frame, state and action of one moment in a row (source `libero`, align "causal").
 
 A demonstration starts where the rollout of its seed starts, and ends when the goal has held for half a second; other
-seeds take the places of those at whose end it does not hold. A file that is there is kept.
+seeds take the places of those at whose end it does not hold. A file that is there is kept, if it was made with the same
+settings, which OUT/hdf5/collection.json tells; so is each demonstration of a task that was cut off.
 """
 
 from __future__ import annotations
 
 import functools
+import io
+import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 
 from t2p import __version__
@@ -31,16 +36,17 @@ from t2p.data.libero_file import LiberoDemo, write_libero_hdf5
 from t2p.data.processes import die_with_parent
 from t2p.data.sources.libero import LiberoSource
 from t2p.geometry.rotations import quaternion_to_axis_angle
-from t2p.io import PathLike, UserError
+from t2p.io import PathLike, UserError, load_arrays, read_json, write_bytes, write_json
 from t2p.sim import registry
 from t2p.sim.libero.adaptation import Recording, Source, adapted, cut, noisy, solves
 from t2p.sim.libero.environment import LiberoEnvironment
-from t2p.sim.libero.experts import demonstration, until_held
+from t2p.sim.libero.experts import check_script, demonstration, until_held
 from t2p.sim.libero.scene import VIEWS, Profile
 from t2p.sim.libero.suites import SUITES
 from t2p.sim.libero.task import LiberoTask
 from t2p.types import Observe
 
+NOTE = "collection.json"  # beside the files: how they were made
 FAILURES = 5  # so many times as many seeds are tried as demonstrations are wanted
 
 
@@ -72,6 +78,21 @@ class LiberoCollection:
             return registry.suite(self.tasks)
         return (registry.make_task(self.tasks).name,)
 
+    def check(self) -> tuple[str, ...]:
+        """The tasks; UserError also where LIBERO's files are missing, or a script or demonstrations to adapt of one."""
+        names, source = self.names(), LiberoSource(self.adapt) if self.adapt else None
+        for name in names:
+            task = self.task(name)
+            model = task.build("physics").compile()
+            if source is not None:
+                _keys(source, self.adapt, name)
+                continue
+            try:
+                check_script(model, task.problem)
+            except UserError as e:
+                raise UserError(f"{name}: {e}; name demonstrations to adapt") from e
+        return names
+
     def task(self, name: str) -> LiberoTask:
         return LiberoTask(name, profile=self.profile, **dict(self.options))
 
@@ -86,21 +107,25 @@ def collect_libero(
     progress: Callable[[int], None] = lambda episodes: None,
 ) -> dict[str, int]:
     """Writes OUT. workers: processes that act (0: this one). -> {task: seeds that failed and were replaced}, of tasks
-    whose file was not there. UserError where a task's script, or what was adapted, fails too often."""
+    whose file was not there. UserError for an `out` that holds other settings' files, and where a task's script, or
+    what was adapted, fails too often."""
+    names, settings, folder = what.check(), _settings(what), Path(out) / "hdf5"
+    _begin(folder, {**settings, "split": split, "mujoco": mujoco.__version__})
     failures: dict[str, int] = {}
-    for name in what.names():
+    for name in names:
         suite, task = name.split("/", 1)
-        path = Path(out) / "hdf5" / suite / f"{task}_demo.hdf5"
+        path, kept = folder / suite / f"{task}_demo.hdf5", folder / suite / f".{task}"
         if path.exists():
             progress(what.episodes)
-            continue
-        failures[name] = 0
-        demos = _wanted(what, name, workers, failures, progress)
-        write_libero_hdf5(path, demos, _attributes(what.task(name)))
+        else:
+            failures[name] = 0
+            demos = _wanted(what, name, kept, workers, failures, progress)
+            write_libero_hdf5(path, demos, _attributes(what.task(name)))
+        shutil.rmtree(kept, ignore_errors=True)
     import_collected(
-        LiberoSource(str(Path(out) / "hdf5"), align="causal"),
+        LiberoSource(str(folder), align="causal"),
         out,
-        {**asdict(what), "t2p": __version__},
+        settings,
         otherwise="demonstrations could not be read",
         split=split,
         episodes_per_shard=episodes_per_shard,
@@ -110,16 +135,46 @@ def collect_libero(
     return failures
 
 
+def _settings(what: LiberoCollection) -> dict[str, Any]:
+    """All that decides what is made: not where LIBERO's files are."""
+    options = {name: value for name, value in what.options if name != "libero_root"}
+    return {**asdict(what), "options": options, "t2p": __version__}
+
+
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Notes how the files are made, or makes sure that those that are there were made so."""
+    note, now = folder / NOTE, json.loads(json.dumps(settings))
+    if not any(path.suffix in (".hdf5", ".npz") for path in folder.rglob("*")):
+        return write_json(note, now)
+    if not note.exists():
+        raise UserError(f"{folder} holds files, but no {NOTE} that tells how they were made; choose another directory")
+    before = read_json(note)
+    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if changed:
+        told = "; ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in changed)
+        raise UserError(
+            f"{folder} holds demonstrations that were collected with other settings ({told}); use the same to go on, "
+            "or another directory"
+        )
+
+
 def _wanted(
-    what: LiberoCollection, name: str, workers: int, failures: dict[str, int], progress: Callable[[int], None]
+    what: LiberoCollection,
+    name: str,
+    kept: Path,
+    workers: int,
+    failures: dict[str, int],
+    progress: Callable[[int], None],
 ) -> Iterator[LiberoDemo]:
-    """The first successes by seed, as many as are wanted; processes work a little ahead."""
+    """The first successes by seed, as many as are wanted; processes work a little ahead. kept: the folder of those that
+    were made before."""
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=die_with_parent) if workers else None
     seeds, waiting, left = count(what.seed), deque[Callable[[], LiberoDemo | None]](), what.episodes
     try:
         while left:
             while len(waiting) < min(workers + 1, left):
-                act = functools.partial(_act, what, name, next(seeds))
+                seed = next(seeds)
+                act = functools.partial(_kept, kept / f"{seed}.npz", functools.partial(_act, what, name, seed))
                 waiting.append(pool.submit(act).result if pool else act)
             demo = waiting.popleft()()
             if demo is not None:
@@ -135,6 +190,36 @@ def _wanted(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _kept(path: Path, act: Callable[[], LiberoDemo | None]) -> LiberoDemo | None:
+    """What `act` makes, or what it made before: a file keeps that until the task's is whole, an empty one a failure."""
+    if path.exists():
+        return _unpacked(load_arrays(path)) if path.stat().st_size else None
+    demo, stream = act(), io.BytesIO()
+    if demo is not None:
+        np.savez(stream, **_packed(demo))  # type: ignore[arg-type]
+    write_bytes(path, stream.getvalue())
+    return demo
+
+
+def _packed(demo: LiberoDemo) -> dict[str, np.ndarray]:
+    """By names, those of frames and of what was observed behind a slash."""
+    told = {field.name: getattr(demo, field.name) for field in fields(demo)}
+    groups = {name: told.pop(name) for name in ("frames", "observed")}
+    inner = {f"{group}/{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
+    return inner | {name: np.asarray(value) for name, value in told.items() if value is not None}
+
+
+def _unpacked(arrays: dict[str, np.ndarray]) -> LiberoDemo:
+    told: dict[str, Any] = {"frames": {}, "observed": {}}
+    for name, array in arrays.items():
+        group, slash, inner = name.partition("/")
+        if slash:
+            told[group][inner] = array
+        else:
+            told[name] = str(array) if name == "model_file" else array
+    return LiberoDemo(**told)
+
+
 def _actor_is(what: LiberoCollection) -> str:
     return "what was adapted" if what.adapt else "the script"
 
@@ -142,13 +227,8 @@ def _actor_is(what: LiberoCollection) -> str:
 def recordings(path: PathLike, task: str) -> list[Recording]:
     """The demonstrations of a task (suite/task) in LIBERO's files. UserError where there are none, or they lack states
     or the scene that they were recorded in."""
-    source, stem = LiberoSource(path), f"{task.partition('/')[2]}_demo"
-    every: list[str] = source.keys()
-    keys = [key for key in every if Path(key).parent.name == stem]
-    if not keys:
-        raise UserError(f"{path} has no demonstrations of {task}: expected a file {stem}.hdf5")
-    found = []
-    for key in keys:
+    source, found = LiberoSource(path), []
+    for key in _keys(source, path, task):
         episode = source.read(key)
         facts = episode.info["libero"]
         if "states" not in episode.columns or "fixtures" not in facts:
@@ -156,6 +236,16 @@ def recordings(path: PathLike, task: str) -> list[Recording]:
         actions = np.asarray(episode.columns["actions"], np.float64)
         found.append(Recording(actions, episode.columns["states"], facts["fixtures"]))
     return found
+
+
+def _keys(source: LiberoSource, path: PathLike, task: str) -> list[str]:
+    """Of a task's demonstrations; UserError where there are none."""
+    stem = f"{task.partition('/')[2]}_demo"
+    every: list[str] = source.keys()
+    keys = [key for key in every if Path(key).parent.name == stem]
+    if not keys:
+        raise UserError(f"{path} has no demonstrations of {task}: expected a file {stem}.hdf5")
+    return keys
 
 
 class Actor:

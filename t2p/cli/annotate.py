@@ -52,6 +52,7 @@ def _add_tracker_arguments(add: Any) -> None:
     add("--motion_boundaries", action="store_true", default=None, help=lose)
     add("--tracks", metavar="DIR", help="tracks made elsewhere: external")
     add("--renderer", help="simulator: auto, egl, osmesa or rays")
+    add("--libero_root", metavar="DIR", help="simulator: LIBERO's own files (default: T2P_LIBERO_ROOT, ...)")
     add("--side", type=int, help="points along a side of the grid: grid, amplify (default 20)")
     add("--horizon", type=int, help="frames of a window: amplify (default 16)")
 
@@ -74,7 +75,8 @@ def make_job(args: argparse.Namespace, options: dict[str, Any]) -> Job:
     if adds and options:
         raise UserError(f"{args.input} is a t2p dataset, read without --source options; got {', '.join(options)}")
     dis = ("gaps", "short_side", "threshold", "motion_boundaries")
-    tracker = {key: getattr(args, key) for key in ("weights", "online", "checkout", "model", "renderer", *dis)}
+    given = ("weights", "online", "checkout", "model", "renderer", "libero_root", *dis)
+    tracker = {key: getattr(args, key) for key in given}
     tracker["folder"] = args.input if args.tracker == "simulator" else args.tracks
     return Job(
         input=args.input,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from t2p.io import UserError
-from t2p.sim.environment import CLOCKS, PLAIN, Observe, Onlooker, Start, check_actions, check_observe
+from t2p.sim.environment import CLOCKS, PLAIN, Key, Observe, Onlooker, Shape, Start, check_actions, check_observe
 from t2p.sim.glimpse import Glimpse, look
 from t2p.sim.share import Engine, Failures, Local
 from t2p.sim.task import Task
@@ -110,6 +110,11 @@ class BatchedSim:
         """{view: (K [E, 3, 3], T_base_cam [E, 4, 4])} of the latest pictures; the views that are rendered."""
         frames = self._group("T_base_cam")
         return {view: (K, frames[view]) for view, K in self._group("K").items()}
+
+    @property
+    def shapes(self) -> dict[Key, Shape]:
+        """Of what one environment shows: {("images", view): ((H, W, 3), "u1"), ("proprio", name): ((d,), "f4") ...}."""
+        return {key: (array.shape[1:], array.dtype.str[1:]) for key, array in self._arrays().items()}
 
     @property
     def times(self) -> dict[str, float]:

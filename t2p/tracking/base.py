@@ -134,7 +134,7 @@ TRACKERS: dict[str, tuple[Callable[[dict[str, Any]], Tracker], tuple[str, ...], 
     "bootstapir": (_bootstapir, ("weights", "online"), ("weights",)),
     "cotracker": (_cotracker, ("weights", "checkout", "model"), ()),
     "external": (_external, ("folder",), ("folder",)),
-    "simulator": (_simulator, ("folder", "renderer"), ("folder",)),
+    "simulator": (_simulator, ("folder", "renderer", "libero_root"), ("folder",)),
 }
 CPU_TRACKERS = ("dis", "lk", "external", "simulator")  # no accelerator: one worker per core
 
@@ -156,7 +156,7 @@ def make_tracker(name: str, **options: Any) -> Tracker:
     """The tracker of that name; see `check_options`.
 
     Options: gaps (dis), weights FILE and online (tapir, bootstapir), weights, checkout and model
-    (cotracker), folder (external, simulator), renderer (simulator).
+    (cotracker), folder (external, simulator), renderer and libero_root (simulator).
     """
     check_options(name, options)
     return TRACKERS[name][0](options)

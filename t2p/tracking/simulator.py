@@ -16,6 +16,7 @@ from t2p.data.store import Dataset, read_manifest
 from t2p.geometry.cameras import unproject
 from t2p.geometry.conventions import to_raster
 from t2p.io import UserError
+from t2p.sim.libero.assets import find_assets
 from t2p.sim.libero.demonstrations import demonstration
 from t2p.sim.points import attach, from_camera, to_camera, to_image, visible
 from t2p.sim.record import Replay, replay
@@ -48,14 +49,16 @@ class Looks:
 
 class Simulator(Tracker):
     """Episodes of the dataset `folder`, which `t2p collect` made or `t2p data import` shortened, or imported from
-    LIBERO's demonstrations. Call `clip` to get the tracker of one video."""
+    LIBERO's demonstrations; libero_root: where LIBERO's own files are (assets.find_assets). Call `clip` to get the
+    tracker of one video."""
 
     name = "simulator"
     version = f"1 (MuJoCo {mujoco.__version__})"
 
-    def __init__(self, folder: str, renderer: str = "auto"):
+    def __init__(self, folder: str, renderer: str = "auto", libero_root: str | None = None):
         splits = read_manifest(folder)["splits"]
         self.folder, self.renderer = folder, renderer
+        self.assets = find_assets(libero_root) if libero_root else None
         self._places = {info.id: (s, n) for s in splits for n, info in enumerate(Dataset(folder, s).infos)}
         self._latest: tuple[str, Replay] | None = None
 
@@ -79,9 +82,10 @@ class Simulator(Tracker):
     def _replay(self, episode_id: str) -> Replay:
         split, number = self._places[episode_id]
         data = Dataset(self.folder, split)
-        make = demonstration if "libero" in data.info(number) else replay
         try:
-            return make(data, number, self.renderer)
+            if "libero" in data.info(number):
+                return demonstration(data, number, self.renderer, self.assets)
+            return replay(data, number, self.renderer)
         except UserError as e:
             raise TrackingError(str(e)) from e
 

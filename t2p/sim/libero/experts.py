@@ -98,15 +98,23 @@ class Hand:
 
 def demonstration(model: mujoco.MjModel, data: mujoco.MjData, problem: Problem) -> Iterator[np.ndarray]:
     """Actions [7] (ActionSpec's osc_delta, along the world's axes), one for each policy step of the environment whose
-    state `data` is; over when the goal should be reached. There are scripts for on, in, open (of drawers) and turnon;
-    UserError for a goal that needs another."""
+    state `data` is; over when the goal should be reached. UserError as `check_script`."""
     hand = Hand(model, data, handles(model, problem))
+    _check(hand, problem)
+    return _script(hand, problem)
+
+
+def check_script(model: mujoco.MjModel, problem: Problem) -> None:
+    """There are scripts for on, in, open (of drawers) and turnon; UserError for a goal that needs another."""
+    _check(Hand(model, mujoco.MjData(model), handles(model, problem)), problem)
+
+
+def _check(hand: Hand, problem: Problem) -> None:
     for predicate, name, *_ in problem.goal:
         if predicate not in ("on", "in", "open", "turnon"):
             raise UserError(f"there is no script for the goal ({predicate} {name})")
-        if predicate == "open" and model.jnt_type[_part(hand, problem, predicate, name)[0]] != SLIDE:
+        if predicate == "open" and hand.model.jnt_type[_part(hand, problem, predicate, name)[0]] != SLIDE:
             raise UserError(f"there is no script that opens {name}: only drawers are opened")
-    return _script(hand, problem)
 
 
 def until_held(actions: Iterator[np.ndarray], success: Callable[[], bool]) -> Iterator[np.ndarray]:

@@ -12,8 +12,9 @@ have row 0 at the bottom, as in the original and its demonstrations (Quirks.flip
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,14 +30,29 @@ from t2p.types import InitialState, Observation
 OPTIONS = ("reset_mask", "states")
 
 
+@dataclass(frozen=True)
+class Space:
+    """Arrays of one kind, as gymnasium.spaces.Box tells of them: every number is from low to high."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    low: float
+    high: float
+
+    def batch(self, count: int) -> Space:
+        """Of so many environments."""
+        return replace(self, shape=(count, *self.shape))
+
+
 class LiberoVector:
     """E environments of one task. To be closed: use `with`.
 
     There is no reset but the caller's (Gymnasium: AutoresetMode.DISABLED): an environment that is done goes on where it
-    is stepped. language: the task's sentence. single_action_shape: of one environment's action in [-1, 1]: translation,
-    rotation, gripper (-1 opens, 1 closes)."""
+    is stepped. language: the task's sentence. single_action_space: one environment's actions: translation, rotation,
+    gripper (-1 opens, 1 closes); single_observation_space: {name: what one environment shows}; action_space and
+    observation_space: of all, [E, ...]."""
 
-    single_action_shape = (7,)
+    single_action_space = Space((7,), np.dtype(np.float64), -1.0, 1.0)
 
     def __init__(
         self,
@@ -58,6 +74,11 @@ class LiberoVector:
         self._views = {f"{camera}_image": views[camera] for camera in cameras}
         self._sim = BatchedSim(self.task, num_envs, workers, Observe(tuple(self._views.values()), size=size), renderer)
         self.num_envs, self.language = num_envs, self.task.instruction
+        self.single_observation_space = self._spaces()
+        self.action_space = self.single_action_space.batch(num_envs)
+        self.observation_space = {name: one.batch(num_envs) for name, one in self.single_observation_space.items()}
+        if self.task.note:
+            warnings.warn(self.task.note, stacklevel=2)
         self._seeds, self._steps, self._next = np.zeros(num_envs, int), np.zeros(num_envs, int), 0
 
     def __enter__(self) -> LiberoVector:
@@ -106,6 +127,12 @@ class LiberoVector:
     def close(self) -> None:
         """Ends the workers; may be called again."""
         self._sim.close()
+
+    def _spaces(self) -> dict[str, Space]:
+        """By the observations' names."""
+        shapes = {key: (shape, np.dtype(kind)) for key, (shape, kind) in self._sim.shapes.items()}
+        found = {key[1]: Space(*one, -np.inf, np.inf) for key, one in shapes.items() if key[0] == "proprio"}
+        return found | {name: Space(*shapes["images", view], 0, 255) for name, view in self._views.items()}
 
     @cached_property
     def _placement(self) -> Placement:

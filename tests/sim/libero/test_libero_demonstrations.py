@@ -100,9 +100,10 @@ def test_the_world_is_that_of_the_demonstration(shown: Replay, dataset: Dataset)
 
 
 def test_points_are_annotated_from_the_states(dataset: Dataset, shown: Replay, assets: Assets, monkeypatch) -> None:
-    monkeypatch.setenv(ROOT, str(assets.libero))
+    monkeypatch.delenv(ROOT, raising=False)
     monkeypatch.setenv(ROBOSUITE_ROOT, str(assets.robosuite))
     command = ["annotate", "--input", dataset.directory, "--out", dataset.directory, "--tracker", "simulator"]
+    command += ["--libero_root", str(assets.libero)]
     assert main([*command, "--layout", "grid", "--side", "16", "--workers", "1"]) == 0
     found = Dataset(dataset.directory, "train")
     length = found.infos[0].length

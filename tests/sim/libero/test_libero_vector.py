@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 from libero_scenes import STOVE, task
@@ -15,7 +17,7 @@ from t2p.sim.environment import Observe
 from t2p.sim.libero.assets import Assets, initial_states
 from t2p.sim.libero.protocols import PROTOCOLS, STILL, Protocol
 from t2p.sim.libero.quirks import Quirks
-from t2p.sim.libero.vector import LiberoVector
+from t2p.sim.libero.vector import LiberoVector, Space
 from t2p.sim.render import why_not
 
 E = 3
@@ -154,7 +156,34 @@ def test_success_and_the_end(assets: Assets, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_it_says_what_the_task_is(blind: LiberoVector) -> None:
     assert blind.language == "turn on the stove and put the moka pot on it"
-    assert (blind.num_envs, blind.single_action_shape) == (E, (7,))
+    assert blind.num_envs == E
+
+
+@pytest.mark.parametrize("workers", (0, 1))
+def test_spaces_are_of_what_is_given_and_taken(assets: Assets, workers: int) -> None:
+    with LiberoVector(
+        task(assets, settled=False), 2, workers, cameras=("agentview",), size=(6, 8), renderer="rays"
+    ) as env:
+        obs, _ = env.reset(seed=0)
+        one, all_of = env.single_observation_space, env.observation_space
+        assert obs.keys() == one.keys() == all_of.keys()
+        for name, value in obs.items():
+            assert all_of[name].shape == value.shape == (2, *one[name].shape) and one[name].dtype == value.dtype
+            assert all_of[name].low <= value.min() and value.max() <= all_of[name].high
+        assert one["agentview_image"] == Space((6, 8, 3), np.dtype(np.uint8), 0, 255)
+        actions = np.full(env.action_space.shape, env.action_space.high, env.action_space.dtype)
+        assert env.single_action_space == Space((7,), np.dtype(float), -1, 1)
+        env.step(actions)
+
+
+def test_another_mujoco_is_told(assets: Assets, monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LiberoVector(task(assets), 1, cameras=()).close()
+    monkeypatch.setattr(mujoco, "__version__", "3.9.0")
+    with pytest.warns(UserWarning, match=r"MuJoCo 3\.9\.0 drifts from LIBERO's published physics") as told:
+        LiberoVector(task(assets), 1, cameras=()).close()
+    assert [one.filename for one in told] == [__file__]
 
 
 def test_bad_input_is_refused(assets: Assets, blind: LiberoVector) -> None:
