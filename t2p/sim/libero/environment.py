@@ -38,7 +38,7 @@ class LiberoScene(Scene):
         self.problem = self.task.problem
         self.handles = handles(model, self.problem)
         self.rig = Rig.of(model, self.handles.arm, self.task.quirks)
-        self.goal = compile_goal(model, self.problem)
+        self.goal = compile_goal(model, self.problem, quirks=self.task.quirks)
         self.placement = find_placement(model, self.problem, self.task.quirks)
         return model
 

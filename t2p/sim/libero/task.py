@@ -36,17 +36,15 @@ SAME_PHYSICS = ("2.3.7", "3.3.2")  # versions of MuJoCo under which recorded sta
 class LiberoTask:
     """name: suite/task, or suite/index. control: "osc_delta", LIBERO's only one. protocol: of evaluation (see
     protocols.py). libero_root: where LIBERO's files are, None: see assets.find_assets. profile: how it is drawn,
-    "faithful" or "fast" (a smaller shadow map). settled: whether the protocol's settling steps pass within a reset.
-    proprio: what is observed beside pictures, "demonstrations" (joint_states [7], gripper_states [2] and ee_states [6],
-    as LIBERO's demonstrations have them) or "observables" (all that the original observes, float64; observations.py).
-    quirks: the original's."""
+    "faithful" or "fast" (one sample a pixel and no reflections; see scene.py). proprio: what is observed beside
+    pictures, "demonstrations" (joint_states [7], gripper_states [2] and ee_states [6], as LIBERO's demonstrations have
+    them) or "observables" (all that the original observes, float64; observations.py). quirks: the original's."""
 
     name: str
     control: str = "osc_delta"
     protocol: str = "libero"
     libero_root: str | None = None
     profile: Profile = "faithful"
-    settled: bool = True
     proprio: Literal["demonstrations", "observables"] = "demonstrations"
     quirks: Quirks = field(default_factory=Quirks)
 
@@ -119,7 +117,7 @@ class LiberoTask:
 
     @property
     def settle(self) -> int:
-        return self.rules.settle if self.settled else 0
+        return self.rules.settle if self.quirks.settle else 0
 
     @property
     def idle(self) -> np.ndarray:
@@ -138,7 +136,7 @@ class LiberoTask:
         (time, qpos, qvel); None: the protocol's."""
         if not 0 <= seed < SEEDS:
             raise UserError(f"{self.name}: a seed is a number from 0 to {SEEDS - 1}, got {seed}")
-        drawn, _ = placement.reset(found, np.random.RandomState(seed))
+        drawn, _ = placement.reset(found, placement.random_stream(seed, self.quirks))
         if state is None and not self.rules.states:
             return drawn
         given = self.rules.state(seed) if state is None else state

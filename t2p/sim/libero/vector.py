@@ -47,7 +47,7 @@ class LiberoVector:
         size: tuple[int, int] = (128, 128),
         renderer: str = "auto",
     ) -> None:
-        """task: suite/task, suite/index, or a LiberoTask with its options (protocol, settled, quirks ...). workers:
+        """task: suite/task, suite/index, or a LiberoTask with its options (protocol, quirks ...). workers:
         processes, 0: all in this one. cameras: whose pictures are observed, as CAMERA_image [E, *size, 3]."""
         given = LiberoTask(task) if isinstance(task, str) else task
         self.task = replace(given, proprio="observables")

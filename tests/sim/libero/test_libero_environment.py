@@ -34,7 +34,9 @@ def protocols(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def environment(assets: Assets) -> Iterator[LiberoEnvironment]:
-    found = LiberoEnvironment(task(assets, settled=False), Observe(("agentview", "eye_in_hand"), size=(12, 16)), "rays")
+    found = LiberoEnvironment(
+        task(assets, quirks=Quirks(settle=False)), Observe(("agentview", "eye_in_hand"), size=(12, 16)), "rays"
+    )
     yield found
     found.close()
 
@@ -92,7 +94,7 @@ def test_any_batch_gives_the_same_episodes(assets: Assets) -> None:
 
 
 def test_what_is_observed_does_not_matter_to_physics(assets: Assets, environment: LiberoEnvironment) -> None:
-    blind = LiberoEnvironment(task(assets, settled=False))
+    blind = LiberoEnvironment(task(assets, quirks=Quirks(settle=False)))
     for one in (environment, blind):
         one.reset(4)
         for step in range(2):
@@ -130,13 +132,17 @@ def test_the_protocol_says_where_and_how_an_episode_starts(assets: Assets, envir
     environment.reset(start)
     np.testing.assert_array_equal(environment.data.qpos, qpos)
     assert settled.time == 0
+    assert (settled.data.qpos != qpos).any()
     environment.step(np.array(STILL))
     np.testing.assert_array_equal(settled.data.qpos, environment.data.qpos)
-    assert libero.limit == 2
+    assert libero.limit == 2 and libero.settle == 1
+    unsettled = LiberoEnvironment(replace(libero, quirks=Quirks(settle=False)), scene=environment.scene)
+    unsettled.reset(1)
+    np.testing.assert_array_equal(unsettled.data.qpos, qpos)
 
 
 def test_a_reset_without_published_states_draws_the_whole_start(assets: Assets) -> None:
-    environment = LiberoEnvironment(task(assets, protocol="reset", settled=False))
+    environment = LiberoEnvironment(task(assets, protocol="reset", quirks=Quirks(settle=False)))
     environment.reset(3)
     one = environment.data.qpos.copy()
     environment.reset(4)
@@ -204,7 +210,7 @@ def test_a_goals_picture_is_of_its_state_and_disturbs_nothing(environment: Liber
 def test_success_is_told_when_the_goal_holds(assets: Assets, golden_object: Path) -> None:
     """From a recorded start shortly before it."""
     recorded = np.load(golden_object / "traj_success.npz")
-    environment = LiberoEnvironment(task(assets, golden_object.name.replace("__", "/"), settled=False))
+    environment = LiberoEnvironment(task(assets, golden_object.name.replace("__", "/"), quirks=Quirks(settle=False)))
     time, qpos, qvel = split_state(recorded["start_state"], environment.model.nq, environment.model.nv)
     with BatchedSim(environment.task, 2) as sim:
         still = environment.task.start(environment.scene.placement, 0)
@@ -257,7 +263,7 @@ def test_an_onlooker_sees_every_physics_step(assets: Assets) -> None:
         def end(self, environment: Any) -> None:
             assert environment.success is False
 
-    environment = LiberoEnvironment(task(assets, settled=False), onlooker=Watch())
+    environment = LiberoEnvironment(task(assets, quirks=Quirks(settle=False)), onlooker=Watch())
     environment.reset(0)
     environment.step(np.zeros(7))
     np.testing.assert_allclose(np.diff(seen), 0.002)
@@ -281,8 +287,8 @@ def test_a_lit_stove_glows(environment: LiberoEnvironment) -> None:
 
 def test_quirks_reach_the_physics(assets: Assets) -> None:
     usual, unusual = (
-        LiberoEnvironment(task(assets, settled=False, quirks=quirks))
-        for quirks in (Quirks(), Quirks(first_substep=False))
+        LiberoEnvironment(task(assets, quirks=quirks))
+        for quirks in (Quirks(settle=False), Quirks(settle=False, first_substep=False))
     )
     for one in (usual, unusual):
         one.reset(0)
