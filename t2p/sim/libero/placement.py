@@ -1,9 +1,9 @@
 """Where LIBERO's things are when an episode starts: drawn at every reset, number for number as the original draws them.
 
-The original draws from NumPy's global legacy stream; here the stream is an argument (`random_stream`). A reset draws the
-arm's noise, the fixtures' joints, then a place and a rotation for each thing: those on the arena's surface first, then
-those on a region of another thing, in one, and on another thing, each in the order of the task file. Sources: LIBERO
-8f1084e (envs/bddl_base_domain, envs/regions), robosuite 1.4.1 (placement samplers, robots), released code.
+The original draws from NumPy's global legacy stream; here the stream is an argument (`random_stream`). A reset draws
+the arm's noise, the fixtures' joints, then a place and a rotation for each thing: those on the arena's surface first,
+then those on a region of another thing, in one, and on another thing, each in the order of the task file. Sources:
+LIBERO 8f1084e (envs/bddl_base_domain, envs/regions), robosuite 1.4.1 (placement samplers, robots), released code.
 """
 
 from __future__ import annotations

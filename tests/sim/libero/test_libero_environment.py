@@ -3,11 +3,13 @@ failures; what is observed."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 from libero_scenes import task
@@ -16,7 +18,7 @@ from t2p.geometry.rotations import axis_angle_to_matrix, quaternion_to_matrix
 from t2p.io import UserError
 from t2p.sim.batch import BatchedSim
 from t2p.sim.environment import Observe
-from t2p.sim.libero import stepping
+from t2p.sim.libero import osc, stepping
 from t2p.sim.libero.assets import Assets, split_state
 from t2p.sim.libero.environment import LiberoEnvironment
 from t2p.sim.libero.protocols import PROTOCOLS, STILL, Protocol
@@ -73,7 +75,7 @@ def test_any_number_of_workers_gives_the_same_episodes(assets: Assets) -> None:
     with BatchedSim(libero, E) as sim:
         here = play(sim)
         times = sim.times
-    assert times["physics"] > 0 and times["reset"] > 0
+    assert min(times["physics"], times["control"], times["reset"]) > 0
     with BatchedSim(libero, E, 2) as sim:
         for one, other in zip(play(sim), here, strict=True):
             assert_equal(one, other)
@@ -268,6 +270,37 @@ def test_an_onlooker_sees_every_physics_step(assets: Assets) -> None:
     environment.step(np.zeros(7))
     np.testing.assert_allclose(np.diff(seen), 0.002)
     assert len(seen) == 1 + stepping.SUBSTEPS
+
+
+def test_time_in_the_controller_and_in_physics_is_told_apart(
+    environment: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a slower controller, a slower engine and a slow onlooker add."""
+
+    def slow(module: Any, name: str) -> None:
+        quick = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: [quick(*args), time.sleep(0.004)][0])
+
+    def seconds() -> np.ndarray:
+        environment.clocks[:] = 0
+        environment.step(moves(0)[0])
+        return environment.clocks[:2].copy()
+
+    class Slow:
+        def substep(self, environment: Any) -> None:
+            time.sleep(0.004)
+
+        def end(self, environment: Any) -> None: ...
+
+    environment.reset(0)
+    monkeypatch.setattr(environment, "onlooker", Slow())
+    added = stepping.SUBSTEPS * 0.004
+    assert (seconds() > 0).all() and seconds().sum() < added
+    slow(osc, "torques")
+    physics, control = seconds()
+    assert physics < added <= control
+    slow(mujoco, "mj_step2")
+    assert (seconds() >= added).all()
 
 
 def test_a_lit_stove_glows(environment: LiberoEnvironment) -> None:
