@@ -34,7 +34,7 @@ class LiberoScene(Scene):
     task: LiberoTask
 
     def compile(self) -> mujoco.MjModel:
-        model = self.task.build("physics").compile()
+        model = self.task.physics()
         self.problem = self.task.problem
         self.handles = handles(model, self.problem)
         self.rig = Rig.of(model, self.handles.arm, self.task.quirks)

@@ -7,6 +7,7 @@ fixtures stand where a reset of the original with that random seed puts them. Wi
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -131,6 +132,11 @@ class LiberoTask:
     def build(self, profile: Profile | None = None) -> mujoco.MjSpec:
         return build(self.problem, self.assets, profile or self.profile)
 
+    def physics(self) -> mujoco.MjModel:
+        """The compiled model for physics alone, the caller's own: environments write fixtures' poses into theirs. It is
+        compiled once in a process for all tasks that differ in their options only."""
+        return copy.copy(_physics(self.name, self.assets))
+
     def start(self, found: Placement, seed: int, state: int | np.ndarray | None = None) -> InitialState:
         """Where the episode of a seed starts. state: the number of a published initial state, or one [1 + nq + nv]
         (time, qpos, qvel); None: the protocol's."""
@@ -162,6 +168,13 @@ class LiberoTask:
 @functools.lru_cache(maxsize=32)
 def _problem(name: str, root: str | None) -> Problem:
     return load_problem(find_assets(root), *name.split("/", 1))
+
+
+@functools.lru_cache(maxsize=16)  # 3 MB each
+def _physics(name: str, assets: Assets) -> mujoco.MjModel:
+    """Never changed. A drawn model is not kept: it takes 100 to 180 MB, MuJoCo itself keeps the files that it was made
+    of, and a copy would cost half of what compiling it again does."""
+    return build(load_problem(assets, *name.split("/", 1)), assets, "physics").compile()
 
 
 @functools.lru_cache(maxsize=32)

@@ -109,7 +109,7 @@ class LiberoVector:
 
     @cached_property
     def _placement(self) -> Placement:
-        return find_placement(self.task.build("physics").compile(), self.task.problem, self.task.quirks)
+        return find_placement(self.task.physics(), self.task.problem, self.task.quirks)
 
     def _chosen_seeds(self, seed: int | Sequence[int] | None) -> np.ndarray:
         first = self._next if seed is None else seed

@@ -19,6 +19,7 @@ from t2p.io import UserError
 from t2p.sim.batch import BatchedSim
 from t2p.sim.environment import Observe
 from t2p.sim.libero import osc, stepping
+from t2p.sim.libero import task as task_module
 from t2p.sim.libero.assets import Assets, split_state
 from t2p.sim.libero.environment import LiberoEnvironment
 from t2p.sim.libero.protocols import PROTOCOLS, STILL, Protocol
@@ -301,6 +302,38 @@ def test_time_in_the_controller_and_in_physics_is_told_apart(
     assert physics < added <= control
     slow(mujoco, "mj_step2")
     assert (seconds() >= added).all()
+
+
+def test_environments_of_one_process_are_as_alone(assets: Assets) -> None:
+    """Two of one task with other protocols, fixtures and quirks, made one after the other and stepped in turns, beside
+    each of them alone on a model that was compiled for it."""
+    options: list[dict[str, Any]] = [
+        {"protocol": "openpi", "quirks": Quirks(settle=False)},
+        {"protocol": "reset", "quirks": Quirks(settle=False, fixture_poses="centre", first_substep=False)},
+    ]
+    alone = []
+    for some in options:
+        task_module._physics.cache_clear()
+        alone.append(states([LiberoEnvironment(task(assets, **some))])[0])
+    together = [LiberoEnvironment(task(assets, **options[0]))]
+    together[0].reset(7)  # its fixtures are in the model that it uses
+    together.append(LiberoEnvironment(task(assets, **options[1])))
+    assert task_module._physics.cache_info().misses == 1, "one was compiled for both"
+    np.testing.assert_array_equal(states(together), alone)
+    assert (alone[0] != alone[1]).any()
+    anew = task(assets).build("physics").compile()
+    np.testing.assert_array_equal(task(assets).physics().body_pos, anew.body_pos)
+    assert all((one.model.body_pos != anew.body_pos).any() for one in together)
+
+
+def states(environments: list[LiberoEnvironment]) -> np.ndarray:
+    """[environments, steps, ...]: where things and fixtures are after a reset and after each of three steps."""
+    seen: list[list[np.ndarray]] = [[] for _ in environments]
+    for step in range(4):
+        for one, rows in zip(environments, seen, strict=True):
+            one.reset(3) if step == 0 else one.step(moves(step)[0])
+            rows.append(np.concatenate([one.data.qpos, one.data.qvel, one.data.xpos.ravel(), one.data.xquat.ravel()]))
+    return np.array(seen)
 
 
 def test_a_lit_stove_glows(environment: LiberoEnvironment) -> None:
