@@ -27,6 +27,7 @@ import numpy as np
 
 from t2p.sim.environment import Observe
 from t2p.sim.libero.environment import LiberoEnvironment
+from t2p.sim.libero.quirks import Quirks
 from t2p.sim.libero.task import VIEWS, LiberoTask
 from t2p.sim.registry import make_task
 
@@ -124,8 +125,8 @@ def pictures(task: LiberoTask, count: int) -> tuple[dict[str, float], dict[str, 
     return times, {view: float(np.abs(difference).mean()) for view, difference in far.items()}
 
 
-def resets(task: LiberoTask, settled: bool, count: int) -> float:
-    environment = LiberoEnvironment(LiberoTask(task.name, protocol=task.protocol, settled=settled))
+def resets(task: LiberoTask, settle: bool, count: int) -> float:
+    environment = LiberoEnvironment(LiberoTask(task.name, protocol=task.protocol, quirks=Quirks(settle=settle)))
     return float(np.median([seconds(partial(environment.reset, seed)) for seed in range(count)]))
 
 

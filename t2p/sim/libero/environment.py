@@ -34,11 +34,11 @@ class LiberoScene(Scene):
     task: LiberoTask
 
     def compile(self) -> mujoco.MjModel:
-        model = self.task.build("physics").compile()
+        model = self.task.physics()
         self.problem = self.task.problem
         self.handles = handles(model, self.problem)
         self.rig = Rig.of(model, self.handles.arm, self.task.quirks)
-        self.goal = compile_goal(model, self.problem)
+        self.goal = compile_goal(model, self.problem, quirks=self.task.quirks)
         self.placement = find_placement(model, self.problem, self.task.quirks)
         return model
 
@@ -110,16 +110,15 @@ class LiberoEnvironment(Environment):
         acting = [cast(LiberoEnvironment, e) for e in environments if e.failure is None]
         if not acting:
             return
-        began = time.perf_counter()
 
         def told() -> None:
             for environment in acting:
                 if environment.onlooker is not None:
                     environment.onlooker.substep(environment)
 
-        stepping.step([e.puppet for e in acting], [e.action for e in acting], told)
+        spent = stepping.step([e.puppet for e in acting], [e.action for e in acting], told)
         for environment in acting:
-            environment.clocks[0] += (time.perf_counter() - began) / len(acting)
+            environment.clocks[:2] += np.array(spent) / len(acting)
 
     def advance(self) -> None:
         self.advance_all([self])

@@ -1,9 +1,9 @@
 """Where LIBERO's things are when an episode starts: drawn at every reset, number for number as the original draws them.
 
-The original draws from NumPy's global legacy stream; here the stream is an argument. A reset draws the arm's noise, the
-fixtures' joints, then a place and a rotation for each thing: those on the arena's surface first, then those on a region
-of another thing, in one, and on another thing, each in the order of the task file. Sources: LIBERO 8f1084e
-(envs/bddl_base_domain, envs/regions), robosuite 1.4.1 (placement samplers, robots), released code.
+The original draws from NumPy's global legacy stream; here the stream is an argument (`random_stream`). A reset draws
+the arm's noise, the fixtures' joints, then a place and a rotation for each thing: those on the arena's surface first,
+then those on a region of another thing, in one, and on another thing, each in the order of the task file. Sources:
+LIBERO 8f1084e (envs/bddl_base_domain, envs/regions), robosuite 1.4.1 (placement samplers, robots), released code.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ RESTARTS = 50  # the original would never give up
 CLEARANCE = 0.01  # m, between a thing and what it is put on
 _POINT: Rectangle = (0.0, 0.0, 0.0, 0.0)
 _AXES = "xyz"
+
+
+Stream = np.random.RandomState | np.random.Generator
+
+
+def random_stream(seed: int, quirks: Quirks) -> Stream:
+    """What the reset of a seed draws from (Quirks.random_stream)."""
+    return np.random.RandomState(seed) if quirks.random_stream == "legacy" else np.random.default_rng(seed)
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class _NoRoom(Exception):
     """A thing found no free place."""
 
 
-def reset(placement: Placement, random: np.random.RandomState, loads: int = 1) -> tuple[InitialState, int]:
+def reset(placement: Placement, random: Stream, loads: int = 1) -> tuple[InitialState, int]:
     """The state after a reset of an environment whose scene was loaded `loads` times before, and that number after it:
     every reset loads the scene once, and once more whenever it finds no room for something and starts again.
 
@@ -93,10 +101,10 @@ def reset(placement: Placement, random: np.random.RandomState, loads: int = 1) -
     )
 
 
-def _draw(placement: Placement, random: np.random.RandomState, loads: int) -> InitialState:
+def _draw(placement: Placement, random: Stream, loads: int) -> InitialState:
     home = placement.home
     qpos, body_pos, body_quat = home.qpos.copy(), home.body_pos.copy(), home.body_quat.copy()
-    qpos[placement.arm] += placement.arm_noise * random.randn(len(placement.arm))
+    qpos[placement.arm] += placement.arm_noise * random.standard_normal(len(placement.arm))
     for _ in range(loads if placement.repeated else 1):
         for joints, (low, high) in placement.articulations:
             qpos[joints] = random.uniform(low, high)
@@ -129,9 +137,7 @@ def _site_offsets(placement: Placement, qpos: np.ndarray) -> dict[int, np.ndarra
     return offsets
 
 
-def _place(
-    spot: Spot, placed: Mapping[str, _Placed], offsets: Mapping[int, np.ndarray], random: np.random.RandomState
-) -> _Placed:
+def _place(spot: Spot, placed: Mapping[str, _Placed], offsets: Mapping[int, np.ndarray], random: Stream) -> _Placed:
     origin = spot.offset
     if spot.target:
         target = placed[spot.target]
@@ -139,7 +145,7 @@ def _place(
         if spot.site is not None:
             origin = origin + rounding.quaternion_to_matrix(target.quaternion[None])[0] @ offsets[spot.site]
     for _ in range(ATTEMPTS):
-        x0, y0, x1, y1 = spot.ranges[random.randint(len(spot.ranges))]
+        x0, y0, x1, y1 = spot.ranges[random.choice(len(spot.ranges))]
         position = origin + (random.uniform(x0, x1), random.uniform(y0, y1), 0.0)
         if not spot.apart or _is_free(position, spot.category, placed):
             break
@@ -164,7 +170,7 @@ def _yaw(angle: float) -> np.ndarray:
     return np.array([np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)])
 
 
-def _object_rotation(category: Category, random: np.random.RandomState) -> np.ndarray:
+def _object_rotation(category: Category, random: Stream) -> np.ndarray:
     """[4] (w, x, y, z). The original draws a quaternion (x, y, z, w) and stores it as if it were (w, x, y, z); the
     categories' rotations are such that things stand upright because of it."""
     quaternion = np.array([1.0, 0.0, 0.0, 0.0])

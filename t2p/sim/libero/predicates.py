@@ -2,7 +2,7 @@
 
 A thing is where its body `{name}_main` is, a region is a box site, and two things touch where any contact joins a geom
 of group 0 of one with one of the other. Source: LIBERO 8f1084e (envs/predicates, envs/object_states, envs/objects;
-released code), whose verdicts are reproduced, oddities included.
+released code), whose verdicts are reproduced, oddities included (Quirks.turned_regions).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from t2p.sim.libero.bddl import PREDICATES, Atom, Problem
 from t2p.sim.libero.catalog import CATEGORIES, Category
 from t2p.sim.libero.contacts import Contacts, Pair
 from t2p.sim.libero.names import Handles, handles, moving_joints
+from t2p.sim.libero.quirks import Quirks
 from t2p.sim.libero.scene import things
 
 NEAR = 0.03  # m, horizontally: so close to the middle of a thing lies what is on it
@@ -64,14 +65,17 @@ class Goal:
         return all(test.holds(data, touching) for test in self.tests)
 
 
-def compile_goal(model: mujoco.MjModel, problem: Problem, atoms: Iterable[Atom] | None = None) -> Goal:
-    """A problem's goal, or other atoms about its scene, to be judged in a compiled model of the scene.
+def compile_goal(
+    model: mujoco.MjModel, problem: Problem, atoms: Iterable[Atom] | None = None, quirks: Quirks | None = None
+) -> Goal:
+    """A problem's goal, or other atoms about its scene, to be judged in a compiled model of the scene. quirks: None:
+    all of the original's.
 
     UserError for an unknown predicate, for a name that is no thing or region of the scene, and for an atom that makes
     no sense, such as an open plate."""
     found = handles(model, problem)
     contacts = Contacts(model, tuple(instance.geoms for instance in found.instances.values()))
-    scene = _Scene(model, problem, found, contacts)
+    scene = _Scene(model, problem, found, contacts, (quirks or Quirks()).turned_regions)
     chosen = tuple(problem.goal if atoms is None else atoms)
     return Goal(chosen, tuple(_test(scene, atom) for atom in chosen), contacts)
 
@@ -82,6 +86,7 @@ class _Scene:
     problem: Problem
     handles: Handles
     contacts: Contacts
+    turned: bool
 
     def category(self, thing: str) -> Category:
         return CATEGORIES[dict(things(self.problem))[thing]]
@@ -100,11 +105,11 @@ def _test(scene: _Scene, atom: Atom) -> Test:
     if predicate == "up":
         return _Up(body)
     if predicate == "in":
-        return _In(body, *_box(scene, names[1]))
+        return _In(body, *_box(scene, names[1]), scene.turned)
     if names[1] in sites:
         target = scene.problem.regions[names[1]].target
         touch = scene.contacts.pair(*_numbers(scene, names[0], target)) if target in instances else None
-        return _OnRegion(body, *_box(scene, names[1]), touch)
+        return _OnRegion(body, *_box(scene, names[1]), scene.turned, touch)
     return _OnThing(body, instances[names[1]].body, scene.contacts.pair(*_numbers(scene, *names)))
 
 
@@ -171,16 +176,19 @@ class _OnThing:
 
 @dataclass(frozen=True)
 class _OnRegion:
-    """thing: body; size: [3], half the box's; touch: none needed where the region is one of the arena's surface."""
+    """thing: body; size: [3], half the box's; turned: Quirks.turned_regions; touch: none needed where the region is one
+    of the arena's surface."""
 
     thing: int
     site: int
     size: np.ndarray
+    turned: bool
     touch: Pair | None
 
     def holds(self, data: mujoco.MjData, touching: np.ndarray) -> bool:
         # The original turns the offset by the site's rotation, where its inverse would bring it into the site's frame.
-        offset = data.site_xmat[self.site].reshape(3, 3) @ (data.xpos[self.thing] - data.site_xpos[self.site])
+        frame = data.site_xmat[self.site].reshape(3, 3)
+        offset = (frame if self.turned else frame.T) @ (data.xpos[self.thing] - data.site_xpos[self.site])
         over = offset[2] - self.size[2]
         if not -ON_BELOW < over < ON_ABOVE or (np.abs(offset[:2]) >= self.size[:2]).any():
             return False
@@ -189,16 +197,18 @@ class _OnRegion:
 
 @dataclass(frozen=True)
 class _In:
-    """thing: body; size: [3], half the box's."""
+    """thing: body; size: [3], half the box's; turned: Quirks.turned_regions."""
 
     thing: int
     site: int
     size: np.ndarray
+    turned: bool
 
     def holds(self, data: mujoco.MjData, touching: np.ndarray) -> bool:
         # The original turns one corner, so that a turned region does not reach as far as its corners do.
-        reach = np.abs(data.site_xmat[self.site].reshape(3, 3) @ self.size)
+        frame = data.site_xmat[self.site].reshape(3, 3)
         offset = data.xpos[self.thing] - data.site_xpos[self.site]
+        reach, offset = (np.abs(frame @ self.size), offset) if self.turned else (self.size, frame.T @ offset)
         return bool((offset < reach).all() and (offset > -reach - (0.0, 0.0, IN_BELOW)).all())
 
 

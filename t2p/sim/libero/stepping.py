@@ -6,6 +6,7 @@ done which leaves a trace, the constraint solver.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -110,8 +111,13 @@ class Puppet:
             self.snapshot = Snapshot.of(self.data)
 
 
-def step(puppets: Sequence[Puppet], actions: Sequence[np.ndarray], told: Callable[[], None] = lambda: None) -> None:
-    """One policy step of all. actions: [7] each, in [-1, 1] (clipped); told: called after each physics step of all."""
+def step(
+    puppets: Sequence[Puppet], actions: Sequence[np.ndarray], told: Callable[[], None] = lambda: None
+) -> tuple[float, float]:
+    """One policy step of all. actions: [7] each, in [-1, 1] (clipped); told: called after each physics step of all.
+    -> seconds in physics and in the controller, of all together."""
+    clock = time.perf_counter
+    physics, control, began = 0.0, 0.0, clock()
     rig = puppets[0].rig
     senses = Senses([puppet.reader for puppet in puppets])
     ctrl, grips = np.zeros((len(puppets), rig.model.nu)), np.stack([puppet.grip for puppet in puppets])
@@ -119,8 +125,11 @@ def step(puppets: Sequence[Puppet], actions: Sequence[np.ndarray], told: Callabl
     middle, half = fingers.mean(1), (fingers[:, 1] - fingers[:, 0]) / 2
     closing = osc.GRIP_SPEED * np.sign(np.stack(actions)[:, 6:]) * (-1.0, 1.0)
     for substep in range(SUBSTEPS):
-        for i, puppet in enumerate(puppets):
+        ready = clock()
+        for puppet in puppets:
             puppet.begin()
+        stood = clock()
+        for i in range(len(puppets)):
             senses.look(i)
         see = senses.kinematics()
         if substep == 0:
@@ -129,13 +138,18 @@ def step(puppets: Sequence[Puppet], actions: Sequence[np.ndarray], told: Callabl
         ctrl[:, rig.arm.torques] = np.minimum(np.maximum(wanted, limits[:, 0]), limits[:, 1])
         grips = np.minimum(np.maximum(grips + closing, -1), 1)
         ctrl[:, rig.arm.grip] = middle + half * grips
+        sent = clock()
         for puppet, command in zip(puppets, ctrl, strict=True):
             puppet.finish(command)
             puppet.note(substep)
+        moved = clock()
+        physics, control = physics + stood - ready + moved - sent, control + ready - began + sent - stood
         told()
+        began = clock()
     for puppet, grip in zip(puppets, grips, strict=True):
         puppet.grip = grip
         puppet.end()
+    return physics, control
 
 
 def _aim(puppets: Sequence[Puppet], actions: Sequence[np.ndarray], see: Kinematics) -> tuple[np.ndarray, np.ndarray]:

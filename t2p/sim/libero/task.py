@@ -7,6 +7,7 @@ fixtures stand where a reset of the original with that random seed puts them. Wi
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -36,17 +37,15 @@ SAME_PHYSICS = ("2.3.7", "3.3.2")  # versions of MuJoCo under which recorded sta
 class LiberoTask:
     """name: suite/task, or suite/index. control: "osc_delta", LIBERO's only one. protocol: of evaluation (see
     protocols.py). libero_root: where LIBERO's files are, None: see assets.find_assets. profile: how it is drawn,
-    "faithful" or "fast" (a smaller shadow map). settled: whether the protocol's settling steps pass within a reset.
-    proprio: what is observed beside pictures, "demonstrations" (joint_states [7], gripper_states [2] and ee_states [6],
-    as LIBERO's demonstrations have them) or "observables" (all that the original observes, float64; observations.py).
-    quirks: the original's."""
+    "faithful" or "fast" (one sample a pixel and no reflections; see scene.py). proprio: what is observed beside
+    pictures, "demonstrations" (joint_states [7], gripper_states [2] and ee_states [6], as LIBERO's demonstrations have
+    them) or "observables" (all that the original observes, float64; observations.py). quirks: the original's."""
 
     name: str
     control: str = "osc_delta"
     protocol: str = "libero"
     libero_root: str | None = None
     profile: Profile = "faithful"
-    settled: bool = True
     proprio: Literal["demonstrations", "observables"] = "demonstrations"
     quirks: Quirks = field(default_factory=Quirks)
 
@@ -119,7 +118,7 @@ class LiberoTask:
 
     @property
     def settle(self) -> int:
-        return self.rules.settle if self.settled else 0
+        return self.rules.settle if self.quirks.settle else 0
 
     @property
     def idle(self) -> np.ndarray:
@@ -133,12 +132,17 @@ class LiberoTask:
     def build(self, profile: Profile | None = None) -> mujoco.MjSpec:
         return build(self.problem, self.assets, profile or self.profile)
 
+    def physics(self) -> mujoco.MjModel:
+        """The compiled model for physics alone, the caller's own: environments write fixtures' poses into theirs. It is
+        compiled once in a process for all tasks that differ in their options only."""
+        return copy.copy(_physics(self.name, self.assets))
+
     def start(self, found: Placement, seed: int, state: int | np.ndarray | None = None) -> InitialState:
         """Where the episode of a seed starts. state: the number of a published initial state, or one [1 + nq + nv]
         (time, qpos, qvel); None: the protocol's."""
         if not 0 <= seed < SEEDS:
             raise UserError(f"{self.name}: a seed is a number from 0 to {SEEDS - 1}, got {seed}")
-        drawn, _ = placement.reset(found, np.random.RandomState(seed))
+        drawn, _ = placement.reset(found, placement.random_stream(seed, self.quirks))
         if state is None and not self.rules.states:
             return drawn
         given = self.rules.state(seed) if state is None else state
@@ -164,6 +168,13 @@ class LiberoTask:
 @functools.lru_cache(maxsize=32)
 def _problem(name: str, root: str | None) -> Problem:
     return load_problem(find_assets(root), *name.split("/", 1))
+
+
+@functools.lru_cache(maxsize=16)  # 3 MB each
+def _physics(name: str, assets: Assets) -> mujoco.MjModel:
+    """Never changed. A drawn model is not kept: it takes 100 to 180 MB, MuJoCo itself keeps the files that it was made
+    of, and a copy would cost half of what compiling it again does."""
+    return build(load_problem(assets, *name.split("/", 1)), assets, "physics").compile()
 
 
 @functools.lru_cache(maxsize=32)

@@ -63,7 +63,7 @@ class LiberoVector:
         size: tuple[int, int] = (128, 128),
         renderer: str = "auto",
     ) -> None:
-        """task: suite/task, suite/index, or a LiberoTask with its options (protocol, settled, quirks ...). workers:
+        """task: suite/task, suite/index, or a LiberoTask with its options (protocol, quirks ...). workers:
         processes, 0: all in this one. cameras: whose pictures are observed, as CAMERA_image [E, *size, 3]."""
         given = LiberoTask(task) if isinstance(task, str) else task
         self.task = replace(given, proprio="observables")
@@ -136,7 +136,7 @@ class LiberoVector:
 
     @cached_property
     def _placement(self) -> Placement:
-        return find_placement(self.task.build("physics").compile(), self.task.problem, self.task.quirks)
+        return find_placement(self.task.physics(), self.task.problem, self.task.quirks)
 
     def _chosen_seeds(self, seed: int | Sequence[int] | None) -> np.ndarray:
         first = self._next if seed is None else seed

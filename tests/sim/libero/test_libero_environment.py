@@ -3,11 +3,13 @@ failures; what is observed."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 from libero_scenes import task
@@ -16,7 +18,8 @@ from t2p.geometry.rotations import axis_angle_to_matrix, quaternion_to_matrix
 from t2p.io import UserError
 from t2p.sim.batch import BatchedSim
 from t2p.sim.environment import Observe
-from t2p.sim.libero import stepping
+from t2p.sim.libero import osc, stepping
+from t2p.sim.libero import task as task_module
 from t2p.sim.libero.assets import Assets, split_state
 from t2p.sim.libero.environment import LiberoEnvironment
 from t2p.sim.libero.protocols import PROTOCOLS, STILL, Protocol
@@ -34,7 +37,9 @@ def protocols(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def environment(assets: Assets) -> Iterator[LiberoEnvironment]:
-    found = LiberoEnvironment(task(assets, settled=False), Observe(("agentview", "eye_in_hand"), size=(12, 16)), "rays")
+    found = LiberoEnvironment(
+        task(assets, quirks=Quirks(settle=False)), Observe(("agentview", "eye_in_hand"), size=(12, 16)), "rays"
+    )
     yield found
     found.close()
 
@@ -71,7 +76,7 @@ def test_any_number_of_workers_gives_the_same_episodes(assets: Assets) -> None:
     with BatchedSim(libero, E) as sim:
         here = play(sim)
         times = sim.times
-    assert times["physics"] > 0 and times["reset"] > 0
+    assert min(times["physics"], times["control"], times["reset"]) > 0
     with BatchedSim(libero, E, 2) as sim:
         for one, other in zip(play(sim), here, strict=True):
             assert_equal(one, other)
@@ -92,7 +97,7 @@ def test_any_batch_gives_the_same_episodes(assets: Assets) -> None:
 
 
 def test_what_is_observed_does_not_matter_to_physics(assets: Assets, environment: LiberoEnvironment) -> None:
-    blind = LiberoEnvironment(task(assets, settled=False))
+    blind = LiberoEnvironment(task(assets, quirks=Quirks(settle=False)))
     for one in (environment, blind):
         one.reset(4)
         for step in range(2):
@@ -130,13 +135,17 @@ def test_the_protocol_says_where_and_how_an_episode_starts(assets: Assets, envir
     environment.reset(start)
     np.testing.assert_array_equal(environment.data.qpos, qpos)
     assert settled.time == 0
+    assert (settled.data.qpos != qpos).any()
     environment.step(np.array(STILL))
     np.testing.assert_array_equal(settled.data.qpos, environment.data.qpos)
-    assert libero.limit == 2
+    assert libero.limit == 2 and libero.settle == 1
+    unsettled = LiberoEnvironment(replace(libero, quirks=Quirks(settle=False)), scene=environment.scene)
+    unsettled.reset(1)
+    np.testing.assert_array_equal(unsettled.data.qpos, qpos)
 
 
 def test_a_reset_without_published_states_draws_the_whole_start(assets: Assets) -> None:
-    environment = LiberoEnvironment(task(assets, protocol="reset", settled=False))
+    environment = LiberoEnvironment(task(assets, protocol="reset", quirks=Quirks(settle=False)))
     environment.reset(3)
     one = environment.data.qpos.copy()
     environment.reset(4)
@@ -204,7 +213,7 @@ def test_a_goals_picture_is_of_its_state_and_disturbs_nothing(environment: Liber
 def test_success_is_told_when_the_goal_holds(assets: Assets, golden_object: Path) -> None:
     """From a recorded start shortly before it."""
     recorded = np.load(golden_object / "traj_success.npz")
-    environment = LiberoEnvironment(task(assets, golden_object.name.replace("__", "/"), settled=False))
+    environment = LiberoEnvironment(task(assets, golden_object.name.replace("__", "/"), quirks=Quirks(settle=False)))
     time, qpos, qvel = split_state(recorded["start_state"], environment.model.nq, environment.model.nv)
     with BatchedSim(environment.task, 2) as sim:
         still = environment.task.start(environment.scene.placement, 0)
@@ -257,11 +266,74 @@ def test_an_onlooker_sees_every_physics_step(assets: Assets) -> None:
         def end(self, environment: Any) -> None:
             assert environment.success is False
 
-    environment = LiberoEnvironment(task(assets, settled=False), onlooker=Watch())
+    environment = LiberoEnvironment(task(assets, quirks=Quirks(settle=False)), onlooker=Watch())
     environment.reset(0)
     environment.step(np.zeros(7))
     np.testing.assert_allclose(np.diff(seen), 0.002)
     assert len(seen) == 1 + stepping.SUBSTEPS
+
+
+def test_time_in_the_controller_and_in_physics_is_told_apart(
+    environment: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a slower controller, a slower engine and a slow onlooker add."""
+
+    def slow(module: Any, name: str) -> None:
+        quick = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: [quick(*args), time.sleep(0.004)][0])
+
+    def seconds() -> np.ndarray:
+        environment.clocks[:] = 0
+        environment.step(moves(0)[0])
+        return environment.clocks[:2].copy()
+
+    class Slow:
+        def substep(self, environment: Any) -> None:
+            time.sleep(0.004)
+
+        def end(self, environment: Any) -> None: ...
+
+    environment.reset(0)
+    monkeypatch.setattr(environment, "onlooker", Slow())
+    added = stepping.SUBSTEPS * 0.004
+    assert (seconds() > 0).all() and seconds().sum() < added
+    slow(osc, "torques")
+    physics, control = seconds()
+    assert physics < added <= control
+    slow(mujoco, "mj_step2")
+    assert (seconds() >= added).all()
+
+
+def test_environments_of_one_process_are_as_alone(assets: Assets) -> None:
+    """Two of one task with other protocols, fixtures and quirks, made one after the other and stepped in turns, beside
+    each of them alone on a model that was compiled for it."""
+    options: list[dict[str, Any]] = [
+        {"protocol": "openpi", "quirks": Quirks(settle=False)},
+        {"protocol": "reset", "quirks": Quirks(settle=False, fixture_poses="centre", first_substep=False)},
+    ]
+    alone = []
+    for some in options:
+        task_module._physics.cache_clear()
+        alone.append(states([LiberoEnvironment(task(assets, **some))])[0])
+    together = [LiberoEnvironment(task(assets, **options[0]))]
+    together[0].reset(7)  # its fixtures are in the model that it uses
+    together.append(LiberoEnvironment(task(assets, **options[1])))
+    assert task_module._physics.cache_info().misses == 1, "one was compiled for both"
+    np.testing.assert_array_equal(states(together), alone)
+    assert (alone[0] != alone[1]).any()
+    anew = task(assets).build("physics").compile()
+    np.testing.assert_array_equal(task(assets).physics().body_pos, anew.body_pos)
+    assert all((one.model.body_pos != anew.body_pos).any() for one in together)
+
+
+def states(environments: list[LiberoEnvironment]) -> np.ndarray:
+    """[environments, steps, ...]: where things and fixtures are after a reset and after each of three steps."""
+    seen: list[list[np.ndarray]] = [[] for _ in environments]
+    for step in range(4):
+        for one, rows in zip(environments, seen, strict=True):
+            one.reset(3) if step == 0 else one.step(moves(step)[0])
+            rows.append(np.concatenate([one.data.qpos, one.data.qvel, one.data.xpos.ravel(), one.data.xquat.ravel()]))
+    return np.array(seen)
 
 
 def test_a_lit_stove_glows(environment: LiberoEnvironment) -> None:
@@ -281,8 +353,8 @@ def test_a_lit_stove_glows(environment: LiberoEnvironment) -> None:
 
 def test_quirks_reach_the_physics(assets: Assets) -> None:
     usual, unusual = (
-        LiberoEnvironment(task(assets, settled=False, quirks=quirks))
-        for quirks in (Quirks(), Quirks(first_substep=False))
+        LiberoEnvironment(task(assets, quirks=quirks))
+        for quirks in (Quirks(settle=False), Quirks(settle=False, first_substep=False))
     )
     for one in (usual, unusual):
         one.reset(0)

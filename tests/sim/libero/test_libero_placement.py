@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_scene
+from libero_scenes import task
 
 from t2p.geometry.rotations import quaternion_to_matrix
 from t2p.io import UserError
@@ -91,6 +92,23 @@ def test_a_seed_gives_one_state() -> None:
         np.testing.assert_array_equal(getattr(one, field), getattr(two, field))
     assert not np.array_equal(one.qpos, other.qpos)
     assert not one.qvel.any() and one.time == 0
+
+
+def test_the_random_stream_is_the_legacy_one_or_numpys_present_one(assets: Assets) -> None:
+    """Of a task's starts: fixtures and objects lie by either stream, each seed where its stream puts it."""
+    drawn = {}
+    for stream in ("legacy", "generator"):
+        libero = task(assets, protocol="reset", quirks=Quirks(random_stream=stream))
+        found = find_placement(libero.build("physics").compile(), libero.problem, libero.quirks)
+        one, again, other = (libero.start(found, seed) for seed in (3, 3, 4))
+        np.testing.assert_array_equal(one.qpos, again.qpos)
+        assert (one.qpos != other.qpos).any() and (one.body_pos != other.body_pos).any()
+        drawn[stream] = one
+        make = np.random.RandomState if stream == "legacy" else np.random.default_rng
+        np.testing.assert_array_equal(reset(found, make(3))[0].qpos, one.qpos)
+    assert (drawn["legacy"].qpos != drawn["generator"].qpos).any()
+    with pytest.raises(UserError, match="random_stream must be legacy or generator; got 'global'"):
+        Quirks(random_stream="global")  # type: ignore[arg-type]
 
 
 def test_things_lie_in_their_ranges() -> None:

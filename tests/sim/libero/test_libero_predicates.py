@@ -15,6 +15,7 @@ from t2p.io import UserError
 from t2p.sim.libero.assets import Assets, load_problem
 from t2p.sim.libero.contacts import Contacts
 from t2p.sim.libero.predicates import Goal, compile_goal
+from t2p.sim.libero.quirks import Quirks
 from t2p.sim.libero.scene import build
 
 Scene = tuple[mujoco.MjModel, mujoco.MjData]
@@ -26,8 +27,8 @@ def scene() -> Scene:
     return model, mujoco.MjData(model)
 
 
-def goal(scene: Scene, *atoms: str) -> Goal:
-    return compile_goal(scene[0], small_scene.problem(), [tuple(atom.split()) for atom in atoms])
+def goal(scene: Scene, *atoms: str, quirks: Quirks | None = None) -> Goal:
+    return compile_goal(scene[0], small_scene.problem(), [tuple(atom.split()) for atom in atoms], quirks)
 
 
 def put(scene: Scene, **poses: tuple[float, ...]) -> None:
@@ -151,19 +152,39 @@ def test_on_a_region_of_a_thing_needs_touch(scene: Scene) -> None:
 def test_a_turned_region_is_turned_the_original_s_way(scene: Scene) -> None:
     """On: offsets are turned by the site's rotation, not by its inverse. In: the box reaches as far as one turned
     corner does, which is not how far the turned box reaches."""
+    offsets, rotation, size, verdicts = around_a_turned_region(scene, Quirks())
+    for offset, found in zip(offsets, verdicts, strict=True):
+        turned, reach = rotation @ offset, np.abs(rotation @ size)
+        on = -0.005 < turned[2] - size[2] < 0.1 and all(np.abs(turned[:2]) < size[:2])
+        inside = all(offset < reach) and all(offset > -reach - [0, 0, 0.01])
+        np.testing.assert_array_equal(found, [on, inside], str(offset))
+    assert (np.sum(verdicts, axis=0) > 10).all()
+
+
+def test_a_turned_region_is_judged_in_its_own_frame(scene: Scene) -> None:
+    offsets, rotation, size, verdicts = around_a_turned_region(scene, Quirks(turned_regions=False))
+    local = offsets @ rotation
+    over = local[:, 2] - size[2]
+    on = (over > -0.005) & (over < 0.1) & (np.abs(local[:, :2]) < size[:2]).all(1)
+    inside = (local < size).all(1) & (local > -size - [0, 0, 0.01]).all(1)
+    np.testing.assert_array_equal(verdicts, np.stack([on, inside], axis=1))
+    assert (np.sum(verdicts, axis=0) > 10).all()
+    assert (verdicts != around_a_turned_region(scene, Quirks())[3]).any(0).all()
+
+
+def around_a_turned_region(scene: Scene, quirks: Quirks) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """-> where the bowl is put [800, 3] from the region's middle; the region's rotation and half size; what is true of
+    the bowl there [800, 2]: on it, in it."""
     model, data = scene
-    both = goal(scene, "on akita_black_bowl_1 main_table_narrow", "in akita_black_bowl_1 main_table_narrow")
-    site = model.site("main_table_narrow")
+    place = "akita_black_bowl_1 main_table_narrow"
+    both, site = goal(scene, f"on {place}", f"in {place}", quirks=quirks), model.site("main_table_narrow")
+    mujoco.mj_forward(model, data)
     centre, rotation = data.site_xpos[site.id].copy(), data.site_xmat[site.id].reshape(3, 3).copy()
-    random, verdicts = np.random.default_rng(0), []
-    for offset in random.uniform(-0.13, 0.13, (800, 3)):
+    offsets, verdicts = np.random.default_rng(0).uniform(-0.13, 0.13, (800, 3)), []
+    for offset in offsets:
         place_bowl(scene, *(centre + offset))
         verdicts.append(both.truth(data))
-        turned, reach = rotation @ offset, np.abs(rotation @ site.size)
-        on = -0.005 < turned[2] - site.size[2] < 0.1 and all(np.abs(turned[:2]) < site.size[:2])
-        inside = all(offset < reach) and all(offset > -reach - [0, 0, 0.01])
-        np.testing.assert_array_equal(verdicts[-1], [on, inside], str(offset))
-    assert (np.sum(verdicts, axis=0) > 10).all()
+    return offsets, rotation, site.size, np.array(verdicts)
 
 
 @pytest.mark.parametrize(

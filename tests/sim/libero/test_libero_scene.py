@@ -6,6 +6,8 @@ import functools
 import gzip
 import json
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ import numpy as np
 import pytest
 
 from t2p.io import UserError
-from t2p.sim import render
+from t2p.sim.environment import PLAIN, Observe
 from t2p.sim.libero.assets import Assets, initial_states, load_problem, split_state
+from t2p.sim.libero.environment import LiberoEnvironment
 from t2p.sim.libero.names import handles
-from t2p.sim.libero.scene import build
+from t2p.sim.libero.protocols import STILL
+from t2p.sim.libero.quirks import Quirks
+from t2p.sim.libero.scene import VIEWS, build
 from t2p.sim.libero.suites import SUITES
-from t2p.sim.world import diverged
 
 ALL = [(suite, task) for suite, names in SUITES.items() for task in names]
 COUNTS = ("nq", "nv", "nu", "nbody", "njnt", "ngeom", "nsite", "nmesh", "ntex", "nmat", "ncam", "nsensor")
@@ -29,7 +33,7 @@ OPTIONS = ("timestep", "impratio", "cone", "solver", "integrator", "tolerance", 
 KINDS = ("body", "joint", "actuator", "site", "geom", "camera", "sensor")
 # The order of these in memory is MuJoCo's; room for contacts is no longer set by a number of them.
 MEMORY = ("adr", "names", "map", "paths", "nbuffer", "narena", "njmax", "nconmax")
-SETTLE = 250  # substeps: ten policy steps
+STEPS = 10  # of the policy, in which a scene settles
 
 
 def named(model: mujoco.MjModel, kind: str) -> list[str | None]:
@@ -184,7 +188,9 @@ def test_fast_to_draw_is_the_same_world(assets: Assets) -> None:
     looks, fast = (build(problem, assets, profile) for profile in ("faithful", "fast"))
     assert (looks.visual.quality.shadowsize, looks.visual.quality.offsamples) == (4096, 4)
     assert (fast.visual.quality.shadowsize, fast.visual.quality.offsamples) == (1024, 0)
-    want, got = arrays(looks.compile()), arrays(fast.compile())
+    model = looks.compile()
+    assert model.nlight and not model.light_castshadow.any()  # so that its shadow map's size does not show
+    want, got = arrays(model), arrays(fast.compile())
     assert [name for name in want if not np.array_equal(got[name], want[name], equal_nan=True)] == ["mat_reflectance"]
 
 
@@ -230,7 +236,8 @@ def test_tasks_have_the_recorded_layout(assets: Assets, facts: dict[str, Any], s
     """A tenth of the tasks; the sweep below takes all."""
     for suite, task in ALL[shard * 5 :: 10]:
         check_layout(assets, facts["task_index"][f"{suite}/{task}"], suite, task)
-        settle(scenes.model(assets, suite, task), initial_states(assets, suite, task)[:2])
+        with made(assets, suite, task) as environments:
+            settle(environments[:2], 2)
 
 
 def check_layout(assets: Assets, want: dict[str, Any], suite: str, task: str) -> None:
@@ -242,15 +249,35 @@ def check_layout(assets: Assets, want: dict[str, Any], suite: str, task: str) ->
     assert initial_states(assets, suite, task).shape[1] == 1 + model.nq + model.nv
 
 
-def settle(model: mujoco.MjModel, states: np.ndarray) -> mujoco.MjData:
-    data = mujoco.MjData(model)
-    for i, state in enumerate(states):
-        mujoco.mj_resetData(model, data)
-        data.time, data.qpos[:], data.qvel[:] = split_state(state, model.nq, model.nv)
-        mujoco.mj_step(model, data, nstep=SETTLE)
-        assert diverged(data) is None, f"initial state {i}: {diverged(data)}"
-        assert np.abs(data.qpos).max() < 10, f"initial state {i}: something flew off"
-    return data
+def settle(environments: Sequence[LiberoEnvironment], states: int) -> None:
+    """Starts from the first published states, so many at a time as there are environments, and takes ten policy steps
+    of no motion from each."""
+    for first in range(0, states, len(environments)):
+        group = environments[: states - first]
+        for seed, one in enumerate(group, first):
+            one.reset(seed)
+        for _ in range(STEPS):
+            for one in group:
+                one.begin(np.array(STILL))
+            LiberoEnvironment.advance_all(group)
+            for one in group:
+                one.finish()
+        for seed, one in enumerate(group, first):
+            assert one.failure is None, f"{one.task.name}, initial state {seed}: {one.failure}"
+            assert one.steps == STEPS and np.abs(one.data.qpos).max() < 10, (
+                f"{one.task.name}, {seed}: something flew off"
+            )
+
+
+@contextmanager
+def made(assets: Assets, suite: str, task: str, observe: Observe = PLAIN) -> Iterator[list[LiberoEnvironment]]:
+    """Ten environments of a task; the first owns what they share."""
+    libero = scenes.task(assets, f"{suite}/{task}", quirks=Quirks(settle=False))
+    first = LiberoEnvironment(libero, observe)
+    try:
+        yield [first, *(LiberoEnvironment(libero, observe, scene=first.scene) for _ in range(9))]
+    finally:
+        first.close()
 
 
 @pytest.mark.long
@@ -258,19 +285,8 @@ def settle(model: mujoco.MjModel, states: np.ndarray) -> mujoco.MjData:
 def test_all_tasks_build_settle_and_are_drawn(assets: Assets, facts: dict[str, Any], shard: int) -> None:
     for suite, task in ALL[shard::13]:
         check_layout(assets, facts["task_index"][f"{suite}/{task}"], suite, task)
-        data = settle(scenes.model(assets, suite, task), initial_states(assets, suite, task))
-        draw(assets, suite, task, data)
-
-
-def draw(assets: Assets, suite: str, task: str, settled: mujoco.MjData) -> None:
-    model = scenes.model(assets, suite, task, "faithful")
-    data = mujoco.MjData(model)
-    data.qpos[:] = settled.qpos
-    mujoco.mj_forward(model, data)
-    renderer = render.make_renderer(model)
-    try:
-        for camera in ("agentview", "robot0_eye_in_hand"):
-            picture = renderer.rgb(data, camera, (64, 64))
-            assert picture.std() > 5, f"{task}: {camera} sees nothing"
-    finally:
-        renderer.close()
+        with made(assets, suite, task, Observe(tuple(VIEWS), size=(64, 64))) as environments:
+            settle(environments, len(initial_states(assets, suite, task)))
+            seen = environments[-1].observe()
+            for view in VIEWS:
+                assert seen["images", view].std() > 5, f"{task}: {view} sees nothing"

@@ -25,7 +25,7 @@ E = 3
 
 @pytest.fixture(scope="module")
 def blind(assets: Assets) -> Iterator[LiberoVector]:
-    with LiberoVector(task(assets, settled=False), E, cameras=()) as env:
+    with LiberoVector(task(assets, quirks=Quirks(settle=False)), E, cameras=()) as env:
         yield env
 
 
@@ -46,7 +46,7 @@ def test_a_recorded_episode_is_repeated(assets: Assets, recorded: tuple[str, dic
     """Beside another one."""
     name, arrays = recorded
     wanted = {name.removeprefix("obs/") for name in arrays if name.startswith("obs/")}
-    with LiberoVector(task(assets, name, settled=False), 2, cameras=()) as env:
+    with LiberoVector(task(assets, name, quirks=Quirks(settle=False)), 2, cameras=()) as env:
         obs, _ = env.reset(seed=0, options={"states": np.tile(arrays["init_state"], (2, 1))})
         assert wanted <= obs.keys()
         for step in range(11):
@@ -63,7 +63,7 @@ def test_a_recorded_episode_is_repeated(assets: Assets, recorded: tuple[str, dic
 @pytest.mark.skipif(why_not("egl") is not None, reason="recorded pictures can only be compared with EGL's")
 def test_recorded_pictures(assets: Assets, recorded: tuple[str, dict[str, np.ndarray]]) -> None:
     name, arrays = recorded
-    with LiberoVector(task(assets, name, settled=False), 1, renderer="egl") as env:
+    with LiberoVector(task(assets, name, quirks=Quirks(settle=False)), 1, renderer="egl") as env:
         obs, _ = env.reset(options={"states": arrays["init_state"][None]})
     for key, camera in (("agentview", "agentview"), ("eye_in_hand", "robot0_eye_in_hand")):
         picture = obs[f"{camera}_image"][0].astype(float)
@@ -72,10 +72,10 @@ def test_recorded_pictures(assets: Assets, recorded: tuple[str, dict[str, np.nda
 
 def test_pictures_stand_on_their_heads_or_upright(assets: Assets) -> None:
     observe = Observe(("agentview",), size=(6, 8))
-    with BatchedSim(task(assets, settled=False), 1, 0, observe, "rays") as sim:
+    with BatchedSim(task(assets, quirks=Quirks(settle=False)), 1, 0, observe, "rays") as sim:
         upright = sim.reset([2]).images["agentview"][:, -1]
     for flipped in (True, False):
-        libero = task(assets, settled=False, quirks=Quirks(flipped_images=flipped))
+        libero = task(assets, quirks=Quirks(settle=False, flipped_images=flipped))
         with LiberoVector(libero, 1, cameras=("agentview",), size=(6, 8), renderer="rays") as env:
             picture = env.reset(seed=2)[0]["agentview_image"]
         np.testing.assert_array_equal(picture, upright[:, ::-1] if flipped else upright)
@@ -101,7 +101,7 @@ def test_observations_have_the_originals_shapes(blind: LiberoVector) -> None:
 
 
 def test_workers_change_nothing(assets: Assets, blind: LiberoVector) -> None:
-    with LiberoVector(task(assets, settled=False), E, 2, cameras=()) as env:
+    with LiberoVector(task(assets, quirks=Quirks(settle=False)), E, 2, cameras=()) as env:
         for one, other in (
             (env.reset(seed=[5, 1, 9]), blind.reset(seed=[5, 1, 9])),
             (env.step(moves(0)), blind.step(moves(0))),
@@ -122,7 +122,7 @@ def test_only_masked_environments_start_anew(blind: LiberoVector) -> None:
 
 
 def test_without_a_seed_episodes_go_on_where_they_were(assets: Assets) -> None:
-    with LiberoVector(task(assets, settled=False), E, cameras=()) as env:
+    with LiberoVector(task(assets, quirks=Quirks(settle=False)), E, cameras=()) as env:
         seeds = [env.reset()[1]["seed"].tolist(), env.reset()[1]["seed"].tolist()]
         env.reset(seed=10)
         seeds.append(env.reset()[1]["seed"].tolist())
