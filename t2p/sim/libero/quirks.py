@@ -29,7 +29,8 @@ class Quirks:
     made, in its nominal pose (robosuite, base_controller); else as it is.
     repeated_solves: before each physics step the original solves for contacts' forces twice more, with the command of
     the step before (robosuite: MujocoEnv.step and base_controller call forward), so that the step's own solver begins
-    nearer to the solution: an impact shows it by some 1e-6 m; else once, which is faster.
+    nearer to the solution: an impact shows it by some 1e-5 m. "needed": so while contacts come and go or the solver has
+    work, elsewhere it has converged and repeats nothing (states agree with "always" to rounding); "always"; "never".
     kept_orientation: where an action does not turn the hand the goal of orientation stays what it was (robosuite, osc);
     else it is the hand's present one.
     settle: the steps of no motion that an evaluation takes before its policy acts (LIBERO, lifelong/evaluate; how many
@@ -49,7 +50,7 @@ class Quirks:
     repeated_articulation: bool = True
     inverted_ranges: bool = True
     first_substep: bool = True
-    repeated_solves: bool = True
+    repeated_solves: Literal["needed", "always", "never"] = "needed"
     kept_orientation: bool = True
     settle: bool = True
     turned_regions: bool = True
@@ -62,6 +63,8 @@ class Quirks:
             raise UserError(f"language must be file or bddl; got {self.language!r}")
         if self.random_stream not in ("legacy", "generator"):
             raise UserError(f"random_stream must be legacy or generator; got {self.random_stream!r}")
+        if self.repeated_solves not in ("needed", "always", "never"):
+            raise UserError(f"repeated_solves must be needed, always or never; got {self.repeated_solves!r}")
         if isinstance(self.fixture_poses, str):
             if self.fixture_poses not in ("sampled", "centre"):
                 raise UserError(f"fixture_poses must be sampled, centre or poses; got {self.fixture_poses!r}")

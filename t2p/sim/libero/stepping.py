@@ -26,6 +26,8 @@ from t2p.types import InitialState
 # before where the state was set by hand, which updates them once more (robosuite, observables: their clock drifts).
 # Poses and pictures are by the kinematics of that step, which are of the state before it.
 AFTER_RESET, AFTER_SETTING = 24, 23
+# Iterations of a solver that begins at the solution; physics steps after others in which it may still be elsewhere.
+CONVERGED, UNSETTLED = 2, 5
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Puppet:
         self.rig, self.data = rig, mujoco.MjData(rig.model)
         mujoco.mj_forward(rig.model, self.data)
         self.reader = Reader(rig.model, self.data, rig.arm)
+        self._repeats, self._iterations = rig.quirks.repeated_solves, self.data.solver_niter
         self._ctrl, self._places = self.data.ctrl, (rig.model.body_pos, rig.model.body_quat)
         self.frames = rig.model.body_pos.copy(), rig.model.body_quat.copy()
         self.renew(AFTER_RESET)
@@ -70,6 +73,7 @@ class Puppet:
         self.grip, self.new = np.zeros(2), self.rig.quirks.first_substep
         self.sampled, self.drawn = sampled, self.data.qpos.copy()
         self.snapshot = Snapshot.of(self.data)
+        self._rows, self._unsettled = -1, 0
 
     def place(self) -> None:
         """Puts its bodies' frames into the shared model."""
@@ -79,8 +83,12 @@ class Puppet:
     def begin(self) -> None:
         """The first half of a physics step."""
         self.place()
+        iterations = self._iterations[0]
         mujoco.mj_step1(self.rig.model, self.data)
-        if self.rig.quirks.repeated_solves:
+        rows, before = self.data.nefc, self._rows
+        self._rows = rows
+        self._unsettled = UNSETTLED if rows != before or iterations > CONVERGED else self._unsettled - 1
+        if self._repeats == "always" or (self._repeats == "needed" and self._unsettled >= 0):
             self._solve(1 if self.new else 2)  # a new controller does not look
 
     def _solve(self, times: int) -> None:

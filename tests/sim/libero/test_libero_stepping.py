@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -41,7 +42,7 @@ def puppets(rig: Rig, starts: Sequence[InitialState], sampled: int = AFTER_SETTI
     return found
 
 
-def with_quirks(scene: LiberoScene, **quirks: bool) -> Rig:
+def with_quirks(scene: LiberoScene, **quirks: Any) -> Rig:
     return Rig.of(scene.model, scene.rig.arm, Quirks(**quirks))
 
 
@@ -137,19 +138,42 @@ def test_the_solver_begins_where_the_originals_does() -> None:
     fall[bowl.dofadr[0] :][:6] = 0.1, 0, -1, 1, 2, 0
     start = InitialState(0.0, home, fall, model.body_pos.copy(), model.body_quat.copy())
     commands, found = 1e-4 * np.random.default_rng(0).normal(size=(8, model.nu)), []
-    for quirk in (True, False):
-        puppet, states = Puppet(Rig.of(model, arm, Quirks(repeated_solves=quirk))), []
-        puppet.start(start)
-        for command in commands:
-            puppet.begin()
-            puppet.finish(command)
-            puppet.new = False  # the controller has looked
-            states.append(state(puppet))
-        found.append(np.array(states))
+    for quirk in ("always", "never"):
+        found.append(driven(Puppet(Rig.of(model, arm, Quirks(repeated_solves=quirk))), start, commands))
     np.testing.assert_array_equal(found[0], forward_passes(model, start, commands))
     moved = found[0][-1, 1 + plate.qposadr[0] :][:3] - home[plate.qposadr[0] :][:3]
     assert np.abs(moved).max() > 1e-6  # it was hit
     assert 1e-12 < np.abs(found[0] - found[1])[:, : 1 + model.nq].max() < 1e-2
+
+
+def test_the_solver_repeats_itself_where_it_is_needed(assets: Assets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Things settle while the arm moves: states are those of always repeating, at a part of the work."""
+    scene = LiberoScene(task(assets, "libero_spatial/9"))  # a bowl on a cabinet
+    starts = [scene.task.start(scene.placement, seed) for seed in range(3)]
+    solves, solve, found = [0], Puppet._solve, {}
+    monkeypatch.setattr(Puppet, "_solve", lambda puppet, times: (solves.append(solves.pop() + 1), solve(puppet, times)))
+    for mode in ("always", "needed", "never"):
+        together = puppets(with_quirks(scene, repeated_solves=mode), starts)
+        for now in actions(8)[:, :3] * 0.3:
+            stepping.step(together, now)
+        found[mode] = np.array([state(puppet)[: 1 + scene.model.nq] for puppet in together])
+        solves.append(0)
+    always, needed, never, _ = solves
+    assert always == 3 * 8 * stepping.SUBSTEPS and 0 < needed < always / 2 and never == 0
+    far = {mode: np.abs(found[mode] - found["always"]).max() for mode in ("needed", "never")}
+    assert far["needed"] < 1e-10 < far["never"]
+
+
+def driven(puppet: Puppet, start: InitialState, commands: np.ndarray) -> np.ndarray:
+    """States after physics steps under commands to the motors."""
+    states = []
+    puppet.start(start)
+    for command in commands:
+        puppet.begin()
+        puppet.finish(command)
+        puppet.new = False  # the controller has looked
+        states.append(state(puppet))
+    return np.array(states)
 
 
 def forward_passes(model: mujoco.MjModel, start: InitialState, commands: np.ndarray) -> np.ndarray:
