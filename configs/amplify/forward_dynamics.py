@@ -9,7 +9,7 @@ The tokenizer first (configs/amplify/motion_tokenizer.py), then, on the same dat
 variant     hardware                   time      number to expect
 debug       2 CPU cores                seconds   none: it shows that everything runs
 cpu         2 CPU cores                minutes   docs/results.md
-cpu_libero  2 CPU cores                not run   for the policy's cpu_libero
+cpu_libero  1 CPU core                 4 min     docs/results.md
 paper       one GPU (release)          not run   LIBERO: MSE 0.006, Delta_AUC 0.913, pixel accuracy 0.629 (Table 2)
 released    one GPU (release)          not run   the same
 bridge      one GPU (release)          not run   BridgeData v2: Delta_AUC 0.968 (Table 2)

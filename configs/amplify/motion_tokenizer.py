@@ -10,7 +10,7 @@ Data first: windows of tracks from every frame (docs/tracking.md). For `cpu`, co
 variant     hardware                   time      number to expect
 debug       2 CPU cores                seconds   none: it shows that everything runs
 cpu         2 CPU cores                minutes   docs/results.md
-cpu_libero  2 CPU cores                not run   for the policy's cpu_libero
+cpu_libero  1 CPU core                 5 min     docs/results.md
 paper       one GPU (release)          not run   none published for LIBERO's tokenizer alone
 released    one GPU (release)          not run   none published for LIBERO's tokenizer alone
 bridge      one GPU (release)          not run   none published for Bridge's tokenizer alone

@@ -14,14 +14,14 @@ predicted once only:
         --config.init_from.track_transformer.path=TRACKER --config.text.path=BERT
     t2p train ... --config.data.features=tracks
 
-variant       hardware           time         number to expect
-debug         2 CPU cores        seconds      none: it shows that everything runs
-cpu_libero    2 CPU cores        not run      LIBERO's tasks; none published at this size
-cpu_tabletop  2 CPU cores        not run      3PoinTr's tasks; none published at this size
-gpu20         one GPU            not run      LIBERO; none published at this size
-gpu20_tabletop one GPU           not run      3PoinTr's tasks; Table II of 3PoinTr has ATM's
-paper         4 x A100 (paper)   not run      Spatial 68.5, Object 68.0, Goal 77.8, Long 39.3 (% success, Figure 4)
-released      4 x A100 (paper)   not run      the same
+variant         hardware         time         number to expect
+debug           2 CPU cores      seconds      none: it shows that everything runs
+cpu_libero      1 CPU core       17 minutes   no success on two tasks of LIBERO-Object (docs/results.md)
+cpu_tabletop    2 CPU cores      not run      3PoinTr's tasks; none published at this size
+gpu20           one GPU          not run      LIBERO; none published at this size
+gpu20_tabletop  one GPU          not run      3PoinTr's tasks; none published at this size
+paper           4 x A100 (paper) not run      Spatial 68.5, Object 68.0, Goal 77.8, Long 39.3 (% success, Figure 4)
+released        4 x A100 (paper) not run      the same
 
 `released` has the released code's values, `paper` follows Table 6 and the text: modality embeddings belong to their own
 views, actions past an episode's end do not count. Both learn from 10 demonstrations of each task (data.sources.libero.

@@ -6,16 +6,16 @@ Data first (any videos: see docs/tracking.md); a variant's sources are named on 
     t2p train --config configs/atm/track_transformer.py:cpu --workdir RUN \
         --config.data.sources.clips.path=DATA --config.data.validation.clips.path=HELD_OUT
 
-variant       command's data                    hardware         time         number to expect
-debug         clips, from the synthetic source  2 CPU cores      seconds      none: it shows that everything runs
-cpu           clips, from the synthetic source  2 CPU cores      4-5 minutes  `t2p demo tracks`: 0.33 of no-motion's
-cpu_videos    the same, and videos              2 CPU cores      4-5 minutes  depends on the videos
-cpu_libero    libero, our own demonstrations    2 CPU cores      not run      none: for the policy's cpu_libero
-cpu_tabletop  demos, our own demonstrations     2 CPU cores      not run      none: for the policy's cpu_tabletop
-gpu20         libero, our own demonstrations    one GPU          not run      none: for the policy's gpu20
-gpu20_tabletop demos, our own demonstrations    one GPU          not run      none: for the policy's gpu20_tabletop
-paper         libero, 450 demos of a suite      4 x A100 (paper) not run      none published for the tracks alone
-released      libero, 450 demos of a suite      4 x A100 (paper) not run      none published for the tracks alone
+variant        command's data                   hardware         time        number to expect
+debug          clips, from the synthetic source 2 CPU cores      seconds     none: it shows that everything runs
+cpu            clips, from the synthetic source 2 CPU cores      4-5 minutes `t2p demo tracks`: 0.33 of no-motion's
+cpu_videos     the same, and videos             2 CPU cores      4-5 minutes depends on the videos
+cpu_libero     libero, our own demonstrations   2 CPU cores      25 minutes  0.12 of no-motion's (docs/results.md)
+cpu_tabletop   demos, our own demonstrations    2 CPU cores      not run     none: for the policy's cpu_tabletop
+gpu20          libero, our own demonstrations   one GPU          not run     none: for the policy's gpu20
+gpu20_tabletop demos, our own demonstrations    one GPU          not run     none: for the policy's gpu20_tabletop
+paper          libero, 450 demos of a suite     4 x A100 (paper) not run     none published for the tracks alone
+released       libero, 450 demos of a suite     4 x A100 (paper) not run     none published for the tracks alone
 
 `cpu_libero`, `cpu_tabletop`, `gpu20` and `gpu20_tabletop` learn from the simulator's exact tracks (t2p annotate
 --tracker simulator --layout atm); others stand behind --config.window.track_set.

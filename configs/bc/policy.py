@@ -4,14 +4,14 @@
         --config.data.sources.libero.path=DATA --config.data.validation.libero.path=DATA
     t2p rollout --suite libero_spatial --protocol atm --checkpoint POLICY --which latest --out success
 
-variant       hardware           time         number to expect
-debug         2 CPU cores        seconds      none: it shows that everything runs
-cpu_libero    2 CPU cores        not run      LIBERO's tasks; none published at this size
-cpu_tabletop  2 CPU cores        not run      3PoinTr's tasks; none published at this size
-gpu20         one GPU            not run      LIBERO; none published at this size
-gpu20_tabletop one GPU           not run      3PoinTr's tasks; Table II of 3PoinTr has ATM's
-paper         4 x A100 (paper)   not run      Spatial 39.0, Object 51.8, Goal 42.5, Long 16.7 (% success, Figure 4)
-released      4 x A100 (paper)   not run      the same
+variant         hardware         time         number to expect
+debug           2 CPU cores      seconds      none: it shows that everything runs
+cpu_libero      1 CPU core       17 minutes   no success on two tasks of LIBERO-Object (docs/results.md)
+cpu_tabletop    2 CPU cores      not run      3PoinTr's tasks; none published at this size
+gpu20           one GPU          not run      LIBERO; none published at this size
+gpu20_tabletop  one GPU          not run      3PoinTr's tasks; none published at this size
+paper           4 x A100 (paper) not run      Spatial 39.0, Object 51.8, Goal 42.5, Long 16.7 (% success, Figure 4)
+released        4 x A100 (paper) not run      the same
 
 `released` keeps the places of the tracks and fills them with zeros, as the released code does; every other variant has
 no tracks at all (--config.model.tracks=zero puts the zeros back). What else differs between the variants:
