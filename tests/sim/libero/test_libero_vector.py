@@ -162,7 +162,7 @@ def test_it_says_what_the_task_is(blind: LiberoVector) -> None:
 @pytest.mark.parametrize("workers", (0, 1))
 def test_spaces_are_of_what_is_given_and_taken(assets: Assets, workers: int) -> None:
     with LiberoVector(
-        task(assets, settled=False), 2, workers, cameras=("agentview",), size=(6, 8), renderer="rays"
+        task(assets, quirks=Quirks(settle=False)), 2, workers, cameras=("agentview",), size=(6, 8), renderer="rays"
     ) as env:
         obs, _ = env.reset(seed=0)
         one, all_of = env.single_observation_space, env.observation_space
