@@ -30,7 +30,7 @@ _PAIRED = (
     "than comparing the two intervals above."
 )
 _TIMES = (
-    "Wall-clock time of the episodes that ran now (none of those read from an earlier run's file), compiling included. "
+    "Wall-clock time of all episodes, those of earlier runs of the same command among them, compiling included. "
     "The simulator's share is divided in proportion to what its environments spent, added up over worker processes."
 )
 _FILMS = (
