@@ -11,7 +11,7 @@ variant     hardware            time      number to expect
 debug       2 CPU cores         seconds   none: it shows that everything runs
 cpu         2 CPU cores         minutes   docs/results.md
 cpu_alone   2 CPU cores         minutes   docs/results.md: "inverse only", the same without motion
-cpu_libero  1 CPU core          5 min     docs/results.md, after the other stages' cpu_libero
+cpu_libero  1 CPU core          5 min     4 of 8 episodes (docs/results.md), after the other stages' cpu_libero
 paper       one GPU (release)   not run   LIBERO, in distribution: the paper's Table 3
 released    one GPU (release)   not run   the same
 
