@@ -80,8 +80,8 @@ def _libero(suite: str, box: str, tasks: str) -> Entry:
         f"LIBERO's human demonstrations of {tasks}, HDF5 (Liu et al. 2023)",
         "https://github.com/Lifelong-Robot-Learning/LIBERO",
         "CC-BY-4.0",
-        "read together with AMPLIFY's tracks: `t2p data import --source amplify --source.demos=FOLDER`; by themselves "
-        + _NOT_YET,
+        "read by `t2p data import --source libero`, together with AMPLIFY's tracks by `--source amplify "
+        "--source.demos=FOLDER`, ATM's likewise",
         (File(f"libero_{suite}.zip", f"https://utexas.box.com/shared/static/{box}.zip"),),
         unpack=True,
     )
