@@ -83,7 +83,7 @@ class LiberoCollection:
         names, source = self.names(), LiberoSource(self.adapt) if self.adapt else None
         for name in names:
             task = self.task(name)
-            model = task.build("physics").compile()
+            model = task.physics()
             if source is not None:
                 _keys(source, self.adapt, name)
                 continue

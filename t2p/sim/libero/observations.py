@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from t2p.geometry.cameras import invert_transform
 from t2p.geometry.rotations import matrix_to_quaternion
 from t2p.sim.libero import rounding
 from t2p.sim.libero.bddl import Problem
@@ -66,9 +67,7 @@ def object_state(
     bodies = [handles.instances[name].body for name, _ in problem.objects]
     positions, quaternions = snapshot.positions[bodies], snapshot.quaternions[bodies]
     hand = _pose(robot["robot0_eef_pos"][None], np.roll(robot["robot0_eef_quat"], 1)[None])[0].astype(float)
-    inverse = np.eye(4)
-    inverse[:3, :3], inverse[:3, 3] = hand[:3, :3].T, -hand[:3, :3].T @ hand[:3, 3]
-    seen = inverse @ _pose(positions, quaternions)
+    seen = invert_transform(hand) @ _pose(positions, quaternions)
     near, turned = seen[:, :3, 3], matrix_to_quaternion(seen[:, :3, :3])
     found = {}
     for i, (name, _) in enumerate(problem.objects):
