@@ -14,9 +14,11 @@ from t2p.methods.registry import make_stage
 from t2p.types import ANY_VIEW, Batch, Tracks
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs/atm/track_transformer.py")
+PAPER_SIZE = ("gpu20", "gpu20_tabletop", "paper", "released")
+VARIANTS = ("debug", "cpu", "cpu_videos", "cpu_libero", "cpu_tabletop", *PAPER_SIZE)
 
 
-@pytest.mark.parametrize("variant", ["debug", "cpu", "cpu_videos", "paper", "released"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_make_a_stage(variant):
     config = load_config(f"{CONFIG}:{variant}")
     stage, w = make_stage(config), make_stage(config).window
@@ -27,7 +29,7 @@ def test_variants_make_a_stage(variant):
     batch = Batch(images={ANY_VIEW: images}, tracks={w.track_set: {ANY_VIEW: tracks}}, text=text)
     params = jax.eval_shape(stage.init, jax.random.key(0), batch)["params"]
     count = sum(p.size for p in jax.tree.leaves(params))
-    assert (count == 13_032_200) == (variant in ("paper", "released")) and count < 14e6
+    assert (count == 13_032_200) == (variant in PAPER_SIZE) and count < 14e6
     assert config.optimizer.warmup_steps < config.steps
 
 

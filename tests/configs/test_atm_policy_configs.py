@@ -13,7 +13,7 @@ ATM, BC, TRACKER = (
     str(Path(__file__).resolve().parents[2] / "configs" / name)
     for name in ("atm/policy.py", "bc/policy.py", "atm/track_transformer.py")
 )
-VARIANTS = ("debug", "cpu_libero", "cpu_tabletop", "gpu20", "paper", "released")
+VARIANTS = ("debug", "cpu_libero", "cpu_tabletop", "gpu20", "gpu20_tabletop", "paper", "released")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

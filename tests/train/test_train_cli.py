@@ -111,7 +111,7 @@ def test_values_out_of_bounds_are_refused_by_key_value_and_bound(config_file, se
 def test_what_a_config_file_refuses_is_said_in_its_own_words(capsys):
     assert main(["train", "--config", f"{ATM}:nope", "--workdir", "unused"]) == 2
     said = "t2p train: unknown variant 'nope'; expected one of debug, cpu, cpu_videos, "
-    said += "cpu_libero, cpu_tabletop, gpu20, paper, released\n"
+    said += "cpu_libero, cpu_tabletop, gpu20, gpu20_tabletop, paper, released\n"
     assert capsys.readouterr().err == said
     assert main(["train", "--config", f"{ATM}:debug", "--workdir", "unused", "--config.batch_size=many"]) == 2
     assert "FlagValueError" not in capsys.readouterr().err
