@@ -54,6 +54,7 @@ class Puppet:
         mujoco.mj_forward(rig.model, self.data)
         self.reader = Reader(rig.model, self.data, rig.arm)
         self._repeats, self._iterations = rig.quirks.repeated_solves, self.data.solver_niter
+        self._found, self._first = self.data.qacc, self.data.qacc_warmstart
         self._ctrl, self._places = self.data.ctrl, (rig.model.body_pos, rig.model.body_quat)
         self.frames = rig.model.body_pos.copy(), rig.model.body_quat.copy()
         self.renew(AFTER_RESET)
@@ -83,7 +84,7 @@ class Puppet:
     def begin(self) -> None:
         """The first half of a physics step."""
         self.place()
-        iterations = self._iterations[0]
+        iterations = max(self._iterations.tolist())  # newer MuJoCo solves for each island of contacts apart
         mujoco.mj_step1(self.rig.model, self.data)
         rows, before = self.data.nefc, self._rows
         self._rows = rows
@@ -97,6 +98,7 @@ class Puppet:
         mujoco.mj_fwdActuation(model, data), mujoco.mj_fwdAcceleration(model, data)
         for _ in range(times):
             mujoco.mj_fwdConstraint(model, data)
+            self._first[...] = self._found  # from MuJoCo 3.3.6 on only a whole step does so itself
 
     def finish(self, ctrl: np.ndarray) -> None:
         """The second half of a physics step."""

@@ -161,7 +161,8 @@ def test_what_is_read_is_what_mujoco_says(rng: np.random.Generator) -> None:
     see = senses.kinematics()
     for i, data in enumerate(datas):
         dense, jacobian = np.zeros((model.nv, model.nv)), np.zeros((6, model.nv))
-        mujoco.mj_fullM(model, dense, data.qM)
+        for row, unit in zip(dense, np.eye(model.nv), strict=True):
+            mujoco.mj_mulM(model, data, row, unit)
         mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], arm.site)
         np.testing.assert_array_equal(see.inertia[i], dense[np.ix_(arm.dofs, arm.dofs)])
         np.testing.assert_array_equal(see.jacobian[i], jacobian[:, arm.dofs])

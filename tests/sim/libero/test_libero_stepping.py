@@ -182,6 +182,7 @@ def forward_passes(model: mujoco.MjModel, start: InitialState, commands: np.ndar
     for i, command in enumerate(commands):
         for _ in range(2 if i else 1):
             mujoco.mj_forward(model, data)
+            data.qacc_warmstart[:] = data.qacc  # as MuJoCo before 3.3.6 leaves it
         data.ctrl[:] = command
         mujoco.mj_step(model, data)
         states.append(np.concatenate([[data.time], data.qpos, data.qvel, data.ctrl, data.qacc_warmstart]))

@@ -177,6 +177,7 @@ def test_spaces_are_of_what_is_given_and_taken(assets: Assets, workers: int) -> 
 
 
 def test_another_mujoco_is_told(assets: Assets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mujoco, "__version__", "3.3.2")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LiberoVector(task(assets), 1, cameras=()).close()
