@@ -125,7 +125,8 @@ def test_recorded_torques_move_it_as_recorded(assets: Assets, golden: Path) -> N
     """Physics alone under the controls that the original's controller gave, until the robot touches something.
 
     Objects are compared as with another MuJoCo: 2.3.7 finds a fifth contact now and then where a box comes down flat on
-    a box, which moves it by up to 8 micrometres; later releases find the four that there are."""
+    a box, which moves it by up to 8 micrometres; later releases find the four that there are. Releases that let boxes
+    touch twice as deep bring objects to rest alike; what moves is not compared there."""
     problem = load_problem(assets, *golden.name.split("__"))
     model = build(problem, assets, "physics").compile()
     hand, data = np.isin(np.arange(model.ngeom), handles(model, problem).arm.geoms), mujoco.MjData(model)
@@ -135,14 +136,17 @@ def test_recorded_torques_move_it_as_recorded(assets: Assets, golden: Path) -> N
     atol[:9] = tolerance["arm_qpos_free_motion"]["atol"]
     model.body_pos[:], model.body_quat[:] = recorded["body_pos"], recorded["body_quat"]
     states = split_state(recorded["states"], model.nq, model.nv)[1]
+    things = np.split(np.arange(model.nq), model.jnt_qposadr[9:])[1:]
+    compared = scenes.compared(states, things, things)
     _, data.qpos[:], data.qvel[:] = split_state(recorded["init_state"], model.nq, model.nv)
     for step, controls in enumerate(recorded["substep_ctrl"][: 25 * 40].reshape(40, 25, model.nu)):
         for data.ctrl[:] in controls:
             mujoco.mj_step(model, data)
         if (hand[data.contact.geom].sum(1) == 1).any():
             break
-        assert (np.abs(data.qpos - states[step + 1]) <= atol).all(), f"step {step}"
-    assert step >= 10
+        off = np.abs(data.qpos - states[step + 1]) > atol
+        assert not (off & compared[step + 1]).any(), f"step {step}"
+    assert step >= 10 and compared[: step + 1].mean(axis=0).min() > 0.5
 
 
 def test_handles_of_another_task_are_refused(assets: Assets) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import pytest
-from libero_scenes import STOVE, task
+from libero_scenes import STOVE, compared, task
 
 from t2p.io import UserError
 from t2p.sim.batch import BatchedSim
@@ -17,6 +17,7 @@ from t2p.sim.environment import Observe
 from t2p.sim.libero.assets import Assets, initial_states
 from t2p.sim.libero.protocols import PROTOCOLS, STILL, Protocol
 from t2p.sim.libero.quirks import Quirks
+from t2p.sim.libero.task import SAME_PHYSICS
 from t2p.sim.libero.vector import LiberoVector, Space
 from t2p.sim.render import why_not
 
@@ -43,8 +44,11 @@ def recorded(shared: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def test_a_recorded_episode_is_repeated(assets: Assets, recorded: tuple[str, dict[str, np.ndarray]]) -> None:
-    """Beside another one."""
+    """Beside another one. Under releases of MuJoCo that drift objects are compared at rest, with their tolerance."""
     name, arrays = recorded
+    things = np.arange(arrays["obs/object-state"].shape[1]).reshape(-1, 14)  # each one's pose, also as the hand sees it
+    rest = compared(arrays["obs/object-state"], list(things[:, :7]), list(things))
+    near = 1e-6 if mujoco.__version__ in SAME_PHYSICS else 5e-5
     wanted = {name.removeprefix("obs/") for name in arrays if name.startswith("obs/")}
     with LiberoVector(task(assets, name, quirks=Quirks(settle=False)), 2, cameras=()) as env:
         obs, _ = env.reset(seed=0, options={"states": np.tile(arrays["init_state"], (2, 1))})
@@ -55,8 +59,10 @@ def test_a_recorded_episode_is_repeated(assets: Assets, recorded: tuple[str, dic
                 obs, reward, terminated, truncated, info = env.step(np.stack([action, -action]))
                 assert reward.dtype == float and not reward.any() and not terminated.any() and not truncated.any()
             for key in wanted:
-                atol = 1e-6 if key == "object-state" else 1e-8
-                np.testing.assert_allclose(obs[key][0], arrays[f"obs/{key}"][step], rtol=0, atol=atol, err_msg=key)
+                which, atol = (rest[step], near) if key == "object-state" else (slice(None), 1e-8)
+                got, want = obs[key][0][which], arrays[f"obs/{key}"][step][which]
+                np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=key)
+    assert rest[5:11].mean() > 0.5
     assert info["steps"].tolist() == [10, 10] and info["failures"] == {}
 
 
