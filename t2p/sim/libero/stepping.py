@@ -53,7 +53,8 @@ class Puppet:
         self.rig, self.data = rig, mujoco.MjData(rig.model)
         mujoco.mj_forward(rig.model, self.data)
         self.reader = Reader(rig.model, self.data, rig.arm)
-        self._repeats, self._iterations = rig.quirks.repeated_solves, self.data.solver_niter
+        islands = None if hasattr(mujoco.mjtDisableBit, "mjDSBL_ISLAND") else 1  # newer MuJoCo solves for each apart
+        self._repeats, self._iterations = rig.quirks.repeated_solves, self.data.solver_niter[:islands]
         self._found, self._first = self.data.qacc, self.data.qacc_warmstart
         self._ctrl, self._places = self.data.ctrl, (rig.model.body_pos, rig.model.body_quat)
         self.frames = rig.model.body_pos.copy(), rig.model.body_quat.copy()
@@ -84,7 +85,7 @@ class Puppet:
     def begin(self) -> None:
         """The first half of a physics step."""
         self.place()
-        iterations = max(self._iterations.tolist())  # newer MuJoCo solves for each island of contacts apart
+        iterations = max(self._iterations.tolist())
         mujoco.mj_step1(self.rig.model, self.data)
         rows, before = self.data.nefc, self._rows
         self._rows = rows
