@@ -15,6 +15,9 @@ from t2p.types import Array, Batch, FieldWindow
 
 BOUNDS = dict.fromkeys(("window.points", "window.horizon", "window.steps"), COUNT)
 
+# What forward and inverse dynamics must have as the tokenizer had it. How fast motion is (horizon) may differ.
+SHARED = {f"window.{name}": f"window.{name}" for name in ("views", "points", "steps", "image_size")}
+
 
 def configure(config: ml_collections.ConfigDict) -> None:
     """Adds the released code's window."""
