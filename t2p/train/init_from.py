@@ -7,9 +7,9 @@ parameters (a key at their top) fills that part and its BatchNorm statistics; an
 own. Of an earlier stage not only the shapes of its arrays must agree but also the settings that stage.builds_on names
 (t2p.methods.base.Built). Earlier stages that have no entry come from the checkpoints that were named: from the earlier
 stages that those were trained on. "statistics": True takes the limits that the stage normalises with from the
-checkpoint (t2p.train.statistics), instead of those of the training data. Rules are tried in order against an array's whole path
-within its collection; no rules means that all is loaded. "freeze" loads and holds: no gradient, no optimiser slot.
-Layers that the checkpoint keeps apart fill a scanned model (config.scan_layers), and the other way round.
+checkpoint (t2p.train.statistics), instead of those of the training data. Rules are tried in order against an array's
+whole path within its collection; no rules means that all is loaded. "freeze" loads and holds: no gradient, no optimiser
+slot. Layers that the checkpoint keeps apart fill a scanned model (config.scan_layers), and the other way round.
 """
 
 from __future__ import annotations

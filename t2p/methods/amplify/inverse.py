@@ -184,7 +184,7 @@ class InverseDynamicsStage:
     def window(self) -> WindowSpec:
         fields = self.inputs.fields()
         if not (self.sees_motion and self.codes == "true"):
-            for name in ("track_set", "tracks", "points", "track_steps"):
+            for name in ("track_set", "tracks", "points", "track_clamp", "track_steps"):
                 fields[name] = None
         return WindowSpec(
             **fields,
