@@ -166,7 +166,9 @@ class WindowSpec:
     view) is an example of its own and the batch carries it as ANY_VIEW. track_set, feature_set: the names of what
     `tracks` and `features` take. num_points: so many tracks are drawn uniformly among those visible at the window's
     start (None: all, in stored order), with replacement or, where there are enough, without.
-    track_steps: resample the window's tracks in time to so many steps (None: as they are), by track_method.
+    track_clamp: cut tracks off at the borders of AMPLIFY's pictures of (H, W), as its release does before it resamples
+    (t2p.geometry.conventions.clamp_amplify). track_steps: resample the window's tracks in time to so many steps (None:
+    as they are), by track_method.
     cameras: the views' intrinsics and poses.
 
     What of the data's shapes the stage counts on, so that a batch can be told without data: image_size: (H, W) of the
@@ -186,6 +188,7 @@ class WindowSpec:
     tracks: FieldWindow | None = None
     num_points: int | None = None
     replacement: bool = True
+    track_clamp: tuple[int, int] | None = None
     track_steps: int | None = None
     track_method: Literal["linear", "spline"] = "linear"
     actions: FieldWindow | None = None

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t2p.data.features import FeatureSet
+from t2p.geometry.conventions import clamp_amplify
 from t2p.geometry.resample import Method, resample_time, time_weights
 from t2p.io import UserError
 from t2p.types import ANY_VIEW, Camera, FieldWindow, Padding, WindowSpec
@@ -295,6 +296,8 @@ class Cutter:
         elif self.window.num_points is not None:  # the tracker kept no point of this view
             points = np.zeros((len(points), self.window.num_points, points.shape[2]), np.float32)
             visible = np.zeros(points.shape[:2], bool)
+        if self.window.track_clamp:
+            points = clamp_amplify(points, self.window.track_clamp)
         tracks = {"points": points, "visible": visible, "valid": where.valid}
         if self.window.track_steps:
             tracks = resample(tracks, self.window.track_steps, self.window.track_method)

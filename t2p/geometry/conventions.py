@@ -126,6 +126,15 @@ def from_amplify(points: Array, size: Size) -> Array:
     return from_pixel_centers((swap_xy(points) + 1) * half, size)
 
 
+def clamp_amplify(points: Array, size: Size) -> Array:
+    """(x, y) in [0, 1], cut off at the borders of AMPLIFY's network coordinates, which are pixel 0 and pixel `side`; a
+    coordinate that is not finite becomes pixel 0. What lies inside stays as it is, bit for bit. See `to_amplify`."""
+    xp = points.__array_namespace__()
+    sides = _width_height(points, size)
+    first, last = from_pixel_centers(xp.zeros_like(sides), size), from_pixel_centers(sides, size)
+    return xp.where(xp.isfinite(points), xp.clip(points, first, last), first)
+
+
 def to_amplify(points: Array, size: Size, clamp: bool = True) -> Array:
     """(x, y) in [0, 1] -> AMPLIFY's network coordinates: (row, column), pixel / (side / 2) - 1, clamped to [-1, 1].
 

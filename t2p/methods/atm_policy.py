@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +151,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
 class AtmPolicyStage:
     """tracker: what predicts tracks, None: they are zeros (or, with net.track_steps 0, there are none). steps: To.
     clean: whether tracks are predicted in pictures without augmentation, which batches then carry as well."""
+
+    builds_on: ClassVar[Mapping[str, Mapping[str, str]]] = {TRACKER: {"model.track_transformer": "model"}}
 
     net: TrackPolicy
     tracker: PredictedTracks | None

@@ -44,6 +44,16 @@ class Stage(Protocol):
         ...
 
 
+class Built(Protocol):
+    """A stage that builds on earlier ones which are trained apart."""
+
+    @property
+    def builds_on(self) -> Mapping[str, Mapping[str, str]]:
+        """Of each earlier stage, by its name in config.init_from, the settings that must be those of its checkpoint,
+        though shapes may not tell: {key in this stage's config: key in the checkpoint's}, blocks or single ones."""
+        ...
+
+
 @runtime_checkable
 class Counted(Protocol):
     """A stage that acts and knows what it costs."""

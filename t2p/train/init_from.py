@@ -4,16 +4,17 @@
 
 A name that the stage has among its frozen earlier stages fills variables["frozen"][name]; one that names a part of its
 parameters (a key at their top) fills that part and its BatchNorm statistics; any other name fills all of the stage's
-own. Earlier stages that have no entry come from the checkpoints that were named: from the earlier stages that those
-were trained on. "statistics": True takes the limits that the stage normalises with from the checkpoint
-(t2p.train.statistics), instead of those of the training data. Rules are tried in order against an array's whole path
-within its collection; no rules means that all is loaded. "freeze" loads and holds: no gradient, no optimiser slot.
-Layers that the checkpoint keeps apart fill a scanned model (config.scan_layers), and the other way round.
+own. Of an earlier stage not only the shapes of its arrays must agree but also the settings that stage.builds_on names
+(t2p.methods.base.Built). Earlier stages that have no entry come from the checkpoints that were named: from the earlier
+stages that those were trained on. "statistics": True takes the limits that the stage normalises with from the
+checkpoint (t2p.train.statistics), instead of those of the training data. Rules are tried in order against an array's
+whole path within its collection; no rules means that all is loaded. "freeze" loads and holds: no gradient, no optimiser
+slot. Layers that the checkpoint keeps apart fill a scanned model (config.scan_layers), and the other way round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ from t2p.train.state import TrainState, Tree, check_rules, first_match, flatten,
 
 ACTIONS = ("load", "fresh", "freeze")
 EVERYTHING = ((".*", "load"),)
+# Settings of an earlier stage that change nothing of what its arrays mean (classes: where shapes do not tell).
+FREE = ("dropout", "attention_dropout", "mlp_dropout", "classes")
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,12 @@ def _rules(name: str, entry: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     return rules
 
 
-def initialise(config: ml_collections.ConfigDict, state: TrainState) -> tuple[TrainState, dict[str, Any], list[Row]]:
-    """-> (state with the loaded arrays on the shardings of the fresh ones, where they came from, the table)."""
+def initialise(
+    config: ml_collections.ConfigDict, state: TrainState, builds_on: Mapping[str, Mapping[str, str]]
+) -> tuple[TrainState, dict[str, Any], list[Row]]:
+    """-> (state with the loaded arrays on the shardings of the fresh ones, where they came from, the table).
+
+    builds_on: the stage's. UserError for arrays of other shapes, and for an earlier stage with other settings."""
     origins: dict[str, Any] = {}
     rows: list[Row] = []
     earlier: dict[str, tuple[Tree, Any]] = {}
@@ -72,6 +79,8 @@ def initialise(config: ml_collections.ConfigDict, state: TrainState) -> tuple[Tr
         earlier |= {k: (source["frozen"][k], built_on.get(k, {})) for k in source.get("frozen", {})}
         if name in state.frozen:
             state, table = _fill_earlier(name, entry, state, source)
+            if any(row.action != "fresh" for row in table):
+                check_settings(name, config, origins[name], builds_on.get(name, {}))
         elif name in state.params:
             state, table = _fill_part(name, entry, state, source)
         else:
@@ -127,6 +136,48 @@ def _source(entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], d
     variables, meta = checkpoint.load(entry["path"])
     origin = {k: meta.get(k) for k in ("step", "config", "statistics", "git")}
     return variables, {"path": str(entry["path"]), **origin}, meta.get("init_from") or {}
+
+
+def check_settings(
+    name: str, config: ml_collections.ConfigDict, origin: Mapping[str, Any], keys: Mapping[str, str]
+) -> None:
+    """UserError if a setting of the earlier stage `name` is another here than in its checkpoint: arrays of equal shapes
+    can mean other things (levels of codes, heads, masks). origin: where it is from, as `initialise` gives it; keys:
+    this config's key of a setting, or of a block of them -> the checkpoint's. Settings that only one of the two has are
+    let pass, as are views of other names: only their order must be the same."""
+    earlier = origin.get("config") or {}
+    for key, theirs in keys.items():
+        here, there = _settings(config, key), _settings(earlier, theirs)
+        for setting in sorted(here.keys() & there.keys()):
+            if not _same(here[setting], there[setting]):
+                raise UserError(
+                    f"init_from.{name}: {key}{setting} is {here[setting]!r}, and the checkpoint in {origin['path']} "
+                    f"was trained with {there[setting]!r}; set --config.{key}{setting}={there[setting]!r}"
+                )
+
+
+def _settings(config: Any, key: str) -> dict[str, Any]:
+    """{".a.b": value} of the block at `key`, {"": value} of a single setting, {} if it is not there."""
+    for name in key.split("."):
+        if name not in config:
+            return {}
+        config = config[name]
+    return dict(_leaves(config, ""))
+
+
+def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
+        yield prefix, tuple(value) if isinstance(value, list) else value
+        return
+    for name in value:
+        if name not in FREE:
+            yield from _leaves(value[name], f"{prefix}.{name}")
+
+
+def _same(here: Any, there: Any) -> bool:
+    if isinstance(here, tuple) and isinstance(there, tuple) and all(isinstance(name, str) for name in here):
+        return here == there or sorted(here) != sorted(there)
+    return bool(here == there)
 
 
 def _fill(name: str, entry: Mapping[str, Any], target: Tree, source: Tree) -> tuple[dict[str, Any], list[Row]]:

@@ -32,7 +32,7 @@ def begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, A
             if step == steps[0]:
                 raise
             say(f"WARNING: {e}\nWARNING: moved it to {checkpoints.set_aside(step)}; going back to the one before")
-    state, origins, rows = init_from.initialise(plan.config, plan.init())
+    state, origins, rows = init_from.initialise(plan.config, plan.init(), getattr(plan.stage, "builds_on", {}))
     if rows:
         say(init_from.table(rows))
     check_features(plan.config, plan.stage, state.frozen)

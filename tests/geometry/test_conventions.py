@@ -83,6 +83,16 @@ def test_amplify_clamps_and_sends_broken_coordinates_to_minus_one():
     np.testing.assert_allclose(rows_columns, [[-0.1, -1], [-1, -0.1], [1, -1]])
 
 
+def test_amplifys_clamp_is_the_same_before_and_after_the_change_of_coordinates():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 2, (200, 2)).astype(np.float32)
+    points[0] = np.nan, np.inf
+    clamped = c.clamp_amplify(points, SIZE)
+    np.testing.assert_allclose(c.to_amplify(clamped, SIZE, clamp=False), c.to_amplify(points, SIZE), atol=1e-6)
+    inside = (np.abs(c.to_amplify(points, SIZE, clamp=False)) < 1).all(-1) & np.isfinite(points).all(-1)
+    assert 0 < inside.sum() < 200 and (clamped[inside] == points[inside]).all()
+
+
 def test_time_and_points_change_places():
     tracks = np.arange(2 * 3 * 4 * 2).reshape(2, 3, 4, 2)
     swapped = c.swap_time_and_points(tracks)

@@ -265,7 +265,7 @@ def test_a_policys_checkpoint_brings_the_stages_that_it_builds_on(fake_data, tmp
     train(first, tmp_path / "first")
     second = config(seed=7)
     second.init_from.pretrained = {"path": str(tmp_path / "first"), "rules": ()}
-    state, origins, rows = initialise(second, make_plan(second).init())
+    state, origins, rows = initialise(second, make_plan(second).init(), {})
     np.testing.assert_array_equal(state.frozen["earlier"]["params"]["bias"], bias)
     own = checkpoint.load(tmp_path / "first")[0]["params"]
     jax.tree.map(np.testing.assert_array_equal, state.params, own)
@@ -274,4 +274,4 @@ def test_a_policys_checkpoint_brings_the_stages_that_it_builds_on(fake_data, tmp
     third = config()
     third.init_from.pretrained = {"path": str(tmp_path / "earlier"), "rules": ((".*", "fresh"),)}
     with pytest.raises(UserError, match=r"name its checkpoint in config\.init_from\.earlier"):
-        initialise(third, make_plan(third).init())
+        initialise(third, make_plan(third).init(), {})

@@ -115,6 +115,20 @@ def test_stages_in_the_wrong_order_are_named(runs: dict[str, Path], tmp_path: Pa
     c.model.tokenizer.codebook = 256  # three numbers a code instead of two
     with pytest.raises(UserError, match="fsq"):
         train(c, tmp_path / "b")
+    for key, value, said in (
+        (
+            "model.tokenizer.heads",
+            4,
+            r"heads is 4, and the checkpoint in .* was trained with 2; set --config\.model",
+        ),
+        ("model.tokenizer.mask", "none", "mask is 'none', and .* 'causal'"),
+        ("window.views", ("wrist", "front"), r"window\.views is \('wrist', 'front'\)"),
+    ):
+        c = config("forward_dynamics", runs["data"])
+        c.init_from.tokenizer.path = str(runs["motion_tokenizer"])
+        c.update_from_flattened_dict({key: value})
+        with pytest.raises(UserError, match=said):
+            train(c, tmp_path / "b")
     c = config("inverse_dynamics", runs["data"])
     c.init_from.forward_dynamics.path = str(runs["forward_dynamics"])
     c.model.inverse.action_dim = 7

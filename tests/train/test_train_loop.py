@@ -206,7 +206,7 @@ def test_start_from_a_checkpoint_by_rules(finished, tmp_path):
     c = with_rules(config(seed=5), finished[0], ("head/.*", "fresh"), ("encoder/.*", "freeze"), (".*", "load"))
     plan = make_plan(c)
     fresh = plan.init()
-    state, origins, table = initialise(c, plan.init())
+    state, origins, table = initialise(c, plan.init(), {})
     for part, expected in (("encoder", source["params"]), ("norm", source["params"]), ("head", fresh.params)):
         for name, value in expected[part].items():
             np.testing.assert_array_equal(state.params[part][name], value)
@@ -225,7 +225,7 @@ def test_layers_apart_fill_a_scanned_model_and_the_other_way_round(scanned, tmp_
     checkpoint.export(tmp_path / "from", {"params": source, "batch_stats": {}, "frozen": {}}, {"config": {}})
     params = jax.tree.map(lambda x: jnp.full(x.shape, 7.0), wanted)
     state = TrainState(jnp.zeros((), jnp.int32), params, {}, (), {}, {})
-    state, _, _ = initialise(with_rules(config(), tmp_path / "from"), state)
+    state, _, _ = initialise(with_rules(config(), tmp_path / "from"), state, {})
     jax.tree.map(np.testing.assert_array_equal, state.params, wanted)
 
 
@@ -237,10 +237,10 @@ def test_shapes_must_agree_unless_fresh(finished, tmp_path):
     with pytest.raises(
         UserError, match=r"params/head/kernel has shape \(16, 3\) in the checkpoint and shape \(16, 2\)"
     ):
-        initialise(c, make_plan(c).init())
+        initialise(c, make_plan(c).init(), {})
     c = with_rules(config(), tmp_path / "other", ("head/kernel", "fresh"), ("encoder/.*", "load"))
     with pytest.raises(UserError, match="no rule for params/head/bias"):
-        initialise(c, make_plan(c).init())
+        initialise(c, make_plan(c).init(), {})
     with pytest.raises(UserError, match="expected \\(regex, one of load, fresh, freeze\\)"):
         make_plan(with_rules(config(), tmp_path / "other", (".*", "lod")))
 

@@ -3,8 +3,9 @@ released code)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,8 @@ def make_net(
 class ForwardDynamicsStage:
     """The frozen tokenizer (variables["frozen"]["tokenizer"]) names the codes and gives their embeddings, the image
     encoder the tokens, `net` predicts. It trains in config.dtype; `exact` is the stage with which codes are chosen."""
+
+    builds_on: ClassVar[Mapping[str, Mapping[str, str]]] = {"tokenizer": {"model.tokenizer": "model", **inputs.SHARED}}
 
     motion: MotionTokenizerStage
     images: ImageEncoder

@@ -15,6 +15,9 @@ from t2p.types import Array, Batch, FieldWindow
 
 BOUNDS = dict.fromkeys(("window.points", "window.horizon", "window.steps"), COUNT)
 
+# What forward and inverse dynamics must have as the tokenizer had it. How fast motion is (horizon) may differ.
+SHARED = {f"window.{name}": f"window.{name}" for name in ("views", "points", "steps", "image_size")}
+
 
 def configure(config: ml_collections.ConfigDict) -> None:
     """Adds the released code's window."""
@@ -60,6 +63,7 @@ class Window:
             "views": self.views,
             "track_set": self.track_set,
             "tracks": FieldWindow(tuple(range(self.horizon))),
+            "track_clamp": self.image_size,
             "track_steps": None if self.steps == self.horizon else self.steps,
             "track_method": self.method,
             "points": self.points,
@@ -72,7 +76,7 @@ class Window:
         points = jnp.stack([jnp.asarray(tracks.points, jnp.float32) for tracks in found], axis=1)
         valid = found[0].valid
         valid = jnp.ones((points.shape[0], points.shape[2]), bool) if valid is None else jnp.asarray(valid)
-        return to_amplify(points, self.image_size), valid
+        return to_amplify(points, self.image_size, clamp=False), valid  # clamped before they were resampled
 
     def to_batch_tracks(self, tracks: Array) -> Array:
         """The inverse of `tracks`: [..., 2] (row, column) in [-1, 1] -> (x, y) in [0, 1]."""

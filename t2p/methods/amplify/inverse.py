@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ STAGE = "amplify.inverse_dynamics"
 CODES = ("predicted", "true")
 SEEN = ("shared", "own")
 DYNAMICS = "forward_dynamics"  # in variables["frozen"]
+# What must be as forward dynamics had it.
+FORWARD = {f"model.{part}": f"model.{part}" for part in ("tokenizer", "dynamics", "images")} | inputs.SHARED
 BOUNDS = {
     **dynamics.BOUNDS,
     **dict.fromkeys((f"model.inverse.{name}" for name in ("depth", "heads", "actions", "action_dim")), COUNT),
@@ -124,6 +126,8 @@ class InverseDynamicsStage:
     """The frozen forward dynamics with what it builds on, and the action head. own: an image encoder of its own, or
     None. padding: what stands for actions past an episode's end."""
 
+    builds_on: ClassVar[Mapping[str, Mapping[str, str]]] = {**ForwardDynamicsStage.builds_on, DYNAMICS: FORWARD}
+
     forward: ForwardDynamicsStage
     head: Head
     own: ImageEncoder | None
@@ -180,7 +184,7 @@ class InverseDynamicsStage:
     def window(self) -> WindowSpec:
         fields = self.inputs.fields()
         if not (self.sees_motion and self.codes == "true"):
-            for name in ("track_set", "tracks", "points", "track_steps"):
+            for name in ("track_set", "tracks", "points", "track_clamp", "track_steps"):
                 fields[name] = None
         return WindowSpec(
             **fields,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -64,6 +65,7 @@ class PolicyStage(ChunkStage):
     policy acts (in training the track set decides)."""
 
     needs: ClassVar[tuple[str, ...]] = ("tracks", "actions", "cameras")
+    builds_on: ClassVar[Mapping[str, Mapping[str, str]]] = {"tracks": {"model.tracks": "model"}}
 
     net: TrackNet
     readout: Readout
