@@ -27,6 +27,7 @@ def learned(folder: Path, data: Path, views: tuple[str, ...], *window: str) -> d
     sources = [f"--config.data.sources.videos.path={data}", f"--config.data.validation.held_out.path={data}"]
     common = [
         *sources,
+        "--config.window.track_set=dis/amplify",
         "--config.data.validation.held_out.split=val",
         f"--config.window.views={views}",
         *window,

@@ -73,7 +73,7 @@ class Moments:
         seconds, began = self.random.uniform(0.0, longest), []
 
         def due() -> bool:
-            if not began and all(log.read_text().count("the config is read") >= 2 * start for log in self.group.logs):
+            if not began and all(log.read_text().count("the config is read") >= start for log in self.group.logs):
                 began.append(time.monotonic())
             return bool(began) and time.monotonic() - began[0] > seconds
 
