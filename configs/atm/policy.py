@@ -24,6 +24,7 @@ paper           4 x A100 (paper) not run      Spatial 68.5, Object 68.0, Goal 77
 released        4 x A100 (paper) not run      the same
 
 Sentences are BERT's in `paper` and `released`; the other variants hash words and need no --config.text.path.
+Commands of all variants, the tabletop tasks' too, are in docs/libero.md.
 
 `released` has the released code's values, `paper` follows Table 6 and the text: modality embeddings belong to their own
 views, actions past an episode's end do not count. Both learn from 10 demonstrations of each task (data.sources.libero.
