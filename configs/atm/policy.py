@@ -23,6 +23,9 @@ gpu20_tabletop  one GPU          not run      3PoinTr's tasks; none published at
 paper           4 x A100 (paper) not run      Spatial 68.5, Object 68.0, Goal 77.8, Long 39.3 (% success, Figure 4)
 released        4 x A100 (paper) not run      the same
 
+Sentences are BERT's in `paper` and `released`; the other variants hash words and need no --config.text.path.
+Commands of all variants, the tabletop tasks' too, are in docs/libero.md.
+
 `released` has the released code's values, `paper` follows Table 6 and the text: modality embeddings belong to their own
 views, actions past an episode's end do not count. Both learn from 10 demonstrations of each task (data.sources.libero.
 fraction), and both report the last checkpoint. Lengths are counted for LIBERO-Spatial; for other data set steps to

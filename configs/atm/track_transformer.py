@@ -18,7 +18,8 @@ paper          libero, 450 demos of a suite     4 x A100 (paper) not run     non
 released       libero, 450 demos of a suite     4 x A100 (paper) not run     none published for the tracks alone
 
 `cpu_libero`, `cpu_tabletop`, `gpu20` and `gpu20_tabletop` learn from the simulator's exact tracks (t2p annotate
---tracker simulator --layout atm); others stand behind --config.window.track_set.
+--tracker simulator --layout atm); others stand behind --config.window.track_set. All but `paper` and `released` hash
+words instead of reading BERT (--config.text.path, of which only these two need the files).
 
 `paper` follows the paper's Table 5, `released` the authors' code where the two differ. Epochs are counted in steps
 for a suite of LIBERO with about 112,000 training windows (frames x views: LIBERO-Spatial); for other data set
@@ -31,7 +32,16 @@ import ml_collections
 
 from t2p.io import UserError
 from t2p.methods import atm
-from t2p.methods.atm_presets import AUGMENT, CPU_TRACKER, DEBUG_TRACKER, LIBERO, SIMULATED, TABLETOP
+from t2p.methods.atm_presets import (
+    AUGMENT,
+    CPU_TRACKER,
+    DEBUG_TRACKER,
+    HASHED,
+    LIBERO,
+    SIMULATED,
+    TABLETOP,
+    hash_words,
+)
 from t2p.train.defaults import base_config, source_config
 
 VARIANTS = (
@@ -87,7 +97,7 @@ def _epochs(c: ml_collections.ConfigDict, epochs: int, warmup: int, batch_size: 
 def _small(c: ml_collections.ConfigDict) -> None:
     """Pictures of 64 x 64 from one camera, sentences without weights, the synthetic clips as sources."""
     c.window.views = ("front",)
-    c.text.update({"encoder": "hashed", "width": 256})
+    hash_words(c)
     c.data.sources.clips = source_config()
     c.data.validation.clips = source_config(split="val", tracks="exact/atm")
 
@@ -136,13 +146,14 @@ def _cpu_tabletop(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _gpu20(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """At most 8 minutes."""
     c = _on_demonstrations(_paper(c), LIBERO)
+    hash_words(c)
     c.batch_size, c.steps, c.dispatch = 256, 4000, 10
     c.optimizer.update({"learning_rate": 3e-4, "warmup_steps": 200})
     c.eval.update({"every": 1000, "batches": 16})
     c.checkpoint.every = 1000
     c.data.workers = 12
     c.data.sources.libero, c.data.validation.libero = source_config(), source_config(split="val")
-    c.departures = ("batches of 256 and 4000 steps", "learning rate 3e-4")
+    c.departures = ("batches of 256 and 4000 steps", "learning rate 3e-4", HASHED)
     return c
 
 

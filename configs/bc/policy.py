@@ -14,8 +14,9 @@ paper           4 x A100 (paper) not run      Spatial 39.0, Object 51.8, Goal 42
 released        4 x A100 (paper) not run      the same
 
 `released` keeps the places of the tracks and fills them with zeros, as the released code does; every other variant has
-no tracks at all (--config.model.tracks=zero puts the zeros back). What else differs between the variants:
-configs/atm/policy.py.
+no tracks at all (--config.model.tracks=zero puts the zeros back). Sentences are BERT's in `paper` and `released`; the
+other variants hash words. What else differs between the variants: configs/atm/policy.py. Commands of all of them:
+docs/libero.md.
 """
 
 from __future__ import annotations

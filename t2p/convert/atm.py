@@ -32,9 +32,9 @@ def track_kernel(steps: int, channels: int, dim: int) -> Transform:
     return chain(permute(2, 1, 0), reshape((steps, channels, dim), (steps * channels, dim)))
 
 
-def patch_kernel(channels: int, patch: int, dim: int) -> Transform:
+def patch_kernel(channels: int, patch: tuple[int, int], dim: int) -> Transform:
     """Conv2d [d, (frame, channel), row, column] <-> Linear [(row, column, frame, channel), d]."""
-    ours = (patch, patch, channels, dim)
+    ours = (*patch, channels, dim)
     return chain(permute(2, 3, 1, 0), reshape(ours, (int(np.prod(ours[:3])), dim)))
 
 
@@ -48,7 +48,7 @@ def track_transformer_rows(model: Mapping[str, Any]) -> list[Row | Constant]:
         Row("mask_token", "mask_token"),
         Row("track_proj_encoder.conv.weight", "track_embed/kernel", track_kernel(model["track_patch"], 2, dim)),
         Row("track_proj_encoder.conv.bias", "track_embed/bias"),
-        Row("img_proj_encoder.proj.weight", "image_embed/kernel", patch_kernel(channels, model["patch"], dim)),
+        Row("img_proj_encoder.proj.weight", "image_embed/kernel", patch_kernel(channels, (model["patch"],) * 2, dim)),
         Row("img_proj_encoder.proj.bias", "image_embed/bias"),
         *linear("track_decoder", "track_head"),
         *linear("img_decoder", "image_head"),

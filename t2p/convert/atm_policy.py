@@ -29,15 +29,21 @@ from t2p.convert.base import (
 from t2p.convert.registry import Converted, Options
 from t2p.convert.resnet import KERNEL, batch_norm
 from t2p.io import UserError
-from t2p.models.atm_policy import STEM, TIME_BASE, VARIANTS, Depth
+from t2p.models.atm_policy import STEM, TIME_BASE, VARIANTS, Depth, patch_grid
 
 ANCHOR = "action_cls_token"  # a name that every file of a policy has
 TRACKER = "track."  # before the names of the frozen track transformer
 FROZEN = "frozen/track_transformer/params/"
 STATES, COPY = "extra_encoder.encoders", "extra_encoder.proprio_mlp"  # the last of STATES once more
+NEEDED = (  # that settings are read from
+    *("image_encoders.0.proj.weight", "track_proj_encoder.conv.weight", "track_patch_pos_embed"),
+    *(f"{part}_transformer.layers.0.{x}.weight" for part in ("spatial", "temporal") for x in ("1.qkv", "3.net.0")),
+    *("language_encoder_spatial.projection.0.weight", "policy_head.net.0.weight"),
+)
 COUNTER = "num_batches_tracked"
 WAVES = "temporal_position_encoding_fn.inv_freq"
 STATE_NAMES = {7: "joint_states", 2: "gripper_states", 3: "ee_states"}  # by their numbers
+HEADS = {part: VARIANTS["released"][part].heads for part in ("spatial", "temporal")}
 Rows = list[Row | Constant]
 
 
@@ -62,7 +68,7 @@ def policy_rows(model: Mapping[str, Any]) -> Rows:
         for i in range(model[part].depth):
             rows += _block_rows(f"{part}_transformer.layers.{i}", f"{part}_layers/block_{i}")
     rows += linear("spatial_downsample", "down") if model["temporal_dim"] else []
-    rows += _state_rows(len(model["states"]))
+    rows += _state_rows(len(model["states"]), model.get("state_layers", 0))
     for i in range(model["head_layers"] + 1):
         rows += linear(f"policy_head.net.{2 * i}", f"head/layer_{i}")
     return _below("params/", rows) + [row for i in range(views) for row in _stem_rows(i, model)]
@@ -122,13 +128,17 @@ def _leading(count: int, width: int) -> Any:
 
 
 def _patches(model: Mapping[str, Any]) -> int:
-    height, width = (side // 2 // model["patch"] for side in model["image_size"])
-    return model["views"] * height * width
+    rows, columns = patch_grid(model["image_size"], _patch_size(model))
+    return model["views"] * rows * columns
+
+
+def _patch_size(model: Mapping[str, Any]) -> tuple[int, int]:
+    return model["patch"], model.get("patch_width", 0) or model["patch"]
 
 
 def _stem_rows(i: int, model: Mapping[str, Any]) -> list[Row]:
     official, ours = f"image_encoders.{i}", f"stem_{i}"
-    kernel = patch_kernel(STEM, model["patch"], model["dim"])
+    kernel = patch_kernel(STEM, _patch_size(model), model["dim"])
     rows = [
         Row(f"{official}.conv.0.weight", f"params/{ours}/conv/kernel", KERNEL),
         Row(f"{official}.proj.weight", f"params/{ours}/patches/kernel", kernel),
@@ -150,15 +160,24 @@ def _block_rows(official: str, ours: str) -> list[Row]:
     ]
 
 
-def _state_rows(count: int) -> list[Row]:
-    return [row for i in range(count) for row in linear(f"{STATES}.{i}.0", f"state_{i}")]
+def _state_rows(count: int, layers: int) -> list[Row]:
+    """Linear layers are counted with the ReLUs between them, of which there is none after the first and the last."""
+    if not layers:
+        return [row for i in range(count) for row in linear(f"{STATES}.{i}.0", f"state_{i}")]
+    places = [(layer, 2 * layer - 1 if layer else 0) for layer in range(layers + 1)]
+    return [
+        row for i in range(count) for j, at in places for row in linear(f"{STATES}.{i}.{at}", f"state_{i}/layer_{j}")
+    ]
 
 
-def policy_settings(arrays: Arrays, image_size: tuple[int, int]) -> dict[str, Any]:
-    """The settings of models.atm_policy.TrackPolicy that a file's shapes tell. They do not tell the heads of attention
-    (taken to be the released ones), nor which transformers are given the sentence. image_size: (H, W) of the track
-    transformer's pictures, which are the policy's."""
-    views, patch = count(arrays, "image_encoders.{}.proj.weight"), arrays["image_encoders.0.proj.weight"].shape[-1]
+def policy_settings(arrays: Arrays, image_size: tuple[int, int], heads: Mapping[str, int] = HEADS) -> dict[str, Any]:
+    """The settings of models.atm_policy.TrackPolicy that a file's shapes tell; UserError for another file. They do not
+    tell `heads`, those of attention in the spatial and the temporal transformer, nor which of these are given the
+    sentence. image_size: (H, W) of the track transformer's pictures, which are the policy's."""
+    if missing := [name for name in NEEDED if name not in arrays]:
+        raise UserError(f"this is not a file of ATM's policy: it lacks {', '.join(missing)}")
+    views = count(arrays, "image_encoders.{}.proj.weight")
+    patch, patch_width = arrays["image_encoders.0.proj.weight"].shape[-2:]
     dim, _, track_patch = arrays["track_proj_encoder.conv.weight"].shape
     head, text = count(arrays, "policy_head.net.{}.weight", 2), "language_encoder_spatial.projection"
     layers = count(arrays, text + ".{}.weight", 2)
@@ -168,12 +187,11 @@ def policy_settings(arrays: Arrays, image_size: tuple[int, int]) -> dict[str, An
         "dim": dim,
         "temporal_dim": len(arrays["spatial_downsample.weight"]) if "spatial_downsample.weight" in arrays else 0,
         "patch": patch,
+        "patch_width": 0 if patch_width == patch else patch_width,
         "patch_bias": "image_encoders.0.proj.bias" in arrays,
-        "spatial": _depth(arrays, "spatial"),
-        "temporal": _depth(arrays, "temporal"),
-        "states": tuple(
-            arrays[f"{STATES}.{i}.0.weight"].shape[1] for i in range(count(arrays, STATES + ".{}.0.weight"))
-        ),
+        "spatial": _depth(arrays, "spatial", heads["spatial"]),
+        "temporal": _depth(arrays, "temporal", heads["temporal"]),
+        **_state_settings(arrays),
         "actions": len(arrays[f"policy_head.net.{2 * (head - 1)}.weight"]),
         "track_steps": arrays["track_patch_pos_embed"].shape[1] // views * track_patch,
         "track_points": VARIANTS["released"]["track_points"],
@@ -185,11 +203,21 @@ def policy_settings(arrays: Arrays, image_size: tuple[int, int]) -> dict[str, An
     }
 
 
-def _depth(arrays: Arrays, part: str) -> Depth:
+def _state_settings(arrays: Arrays) -> dict[str, Any]:
+    first = [arrays[f"{STATES}.{i}.0.weight"] for i in range(count(arrays, STATES + ".{}.0.weight"))]
+    layers = sum(name.startswith(f"{STATES}.0.") and name.endswith(".weight") for name in arrays) - 1 if first else 0
+    return {
+        "states": tuple(weight.shape[1] for weight in first),
+        "state_hidden": len(first[0]) if layers else 128,
+        "state_layers": layers,
+    }
+
+
+def _depth(arrays: Arrays, part: str, heads: int) -> Depth:
     layer = f"{part}_transformer.layers"
-    inner, heads = len(arrays[f"{layer}.0.1.qkv.weight"]) // 3, VARIANTS["released"][part].heads
+    inner = len(arrays[f"{layer}.0.1.qkv.weight"]) // 3
     if inner % heads:
-        raise UserError(f"{layer}.0.1.qkv.weight is {inner} wide, not a multiple of the released {heads} heads")
+        raise UserError(f"{layer}.0.1.qkv.weight is {inner} wide for each of q, k and v, no multiple of {heads} heads")
     depth = count(arrays, layer + ".{}.1.qkv.weight")
     return Depth(depth, heads, inner // heads, len(arrays[f"{layer}.0.3.net.0.weight"]))
 
@@ -213,10 +241,6 @@ def read_cloned(arrays: Arrays, others: Mapping[str, Arrays], options: Options) 
 
 def _settings(arrays: Arrays, options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of the track transformer and of the policy. UserError for another file."""
-    needed = ("img_patch_pos_embed", "track_proj_encoder.conv.weight", "spatial_transformer.layers.0.1.qkv.weight")
-    missing = [name for name in (*needed, "policy_head.net.0.weight", f"{TRACKER}track_embed") if name not in arrays]
-    if missing:
-        raise UserError(f"this is not a file of ATM's policy: it lacks {', '.join(missing)}")
     theirs = {name.removeprefix(TRACKER): x for name, x in arrays.items() if name.startswith(TRACKER)}
     tracker = track_transformer_settings(theirs, options.image_size)
     return tracker, policy_settings(arrays, tracker["image_size"])

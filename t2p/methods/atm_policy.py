@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -23,7 +24,7 @@ from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
 from t2p.methods.columns import Columns
 from t2p.methods.rows import counted_rows, row_mean
-from t2p.models.atm_policy import ID_CHANNELS, VARIANTS, Depth, TrackPolicy
+from t2p.models.atm_policy import ID_CHANNELS, VARIANTS, Depth, TrackPolicy, patch_grid
 from t2p.types import ActionKind, Array, Batch, FieldWindow, Observation, Observe, Prediction, Tracks, WindowSpec
 
 STAGE = "atm.policy"
@@ -41,6 +42,7 @@ BOUNDS = {
     "window.steps": COUNT,
     "model.policy.steps": NUMBER,
 }
+LATER_BOUNDS = {"patch_width": NUMBER, "state_layers": NUMBER, "state_hidden": COUNT}  # older checkpoints lack these
 
 
 def net_settings(variant: str = "released") -> dict[str, Any]:
@@ -53,9 +55,12 @@ def net_settings(variant: str = "released") -> dict[str, Any]:
         "spatial_text": False,  # the sentence as a token: the released policy's transformers have none
         "temporal_text": False,
         "modality_ids": "released",  # or views: see t2p.models.atm_policy.TrackPolicy
+        "patch_width": 0,  # 0: as wide as high
         "patch_bias": True,
         "mean": (0.0, 0.0, 0.0),
         "std": (1.0, 1.0, 1.0),
+        "state_hidden": 128,
+        "state_layers": 0,  # hidden layers between a part of the state and its token
         "text_hidden": 128,
         "text_layers": 1,
         "head_hidden": 1024,
@@ -116,7 +121,7 @@ def make_net(config: ml_collections.ConfigDict, platform: str) -> TrackPolicy:
 def _check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for settings that do not go together."""
     m, w = config.model, config.window
-    check_bounds(config, BOUNDS)
+    check_bounds(config, BOUNDS | {f"model.net.{k}": bound for k, bound in LATER_BOUNDS.items() if k in m.net})
     if m.tracks not in TRACKS or m.net.modality_ids not in MODALITY_IDS or w.tracks_see not in ("clean", "augmented"):
         raise UserError(
             f"model.tracks is {m.tracks!r}, model.net.modality_ids {m.net.modality_ids!r}, window.tracks_see "
@@ -127,10 +132,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
             f"window.tracks_see is {w.tracks_see!r} and data.features {config.data.features!r}; cached tracks are "
             "those of pictures as they are: set window.tracks_see to clean, or data.features to ''"
         )
-    if not w.views or len(w.image_size) != 2 or any(side % (2 * m.net.patch) for side in w.image_size):
+    patch = (m.net.patch, m.net.get("patch_width", 0) or m.net.patch)
+    if not w.views or len(w.image_size) != 2 or 0 in patch_grid(tuple(w.image_size), patch):
         raise UserError(
             f"window.views is {tuple(w.views)} and window.image_size {tuple(w.image_size)}; expected at least one "
-            f"view, and (height, width) in multiples of {2 * m.net.patch}, twice model.net.patch"
+            f"view, and (height, width) of at least {tuple(2 * side for side in patch)}, twice the patches'"
         )
     if m.net.track_steps % m.net.track_patch or m.net.track_steps > m.track_transformer.track_steps:
         raise UserError(
@@ -332,10 +338,17 @@ def net_flops(net: TrackPolicy, steps: int, text_width: int) -> float:
 def spatial_flops(net: TrackPolicy) -> float:
     """Of one step: stems, track tokens, spatial transformer."""
     (height, width), patches = net.image_size, net.grid[0] * net.grid[1]
-    stem = height * width // 4 * 7 * 7 * 3 * 64 + patches * 64 * net.patch**2 * net.dim
+    stem = height * width // 4 * 7 * 7 * 3 * 64 + patches * 64 * math.prod(net.patch_size) * net.dim
     tracks = net.track_tokens * net.track_patch * (2 + net.views) * net.dim
     blocks = _blocks(net.spatial, net.dim, net.spatial_tokens)
-    return 2.0 * (net.views * stem + tracks + blocks + net.dim * net.temporal_dim + sum(net.states) * net.width)
+    return 2.0 * (net.views * stem + tracks + blocks + net.dim * net.temporal_dim + _state_products(net))
+
+
+def _state_products(net: TrackPolicy) -> int:
+    if not net.state_layers:
+        return sum(net.states) * net.width
+    hidden = (net.state_layers - 1) * net.state_hidden + net.width
+    return net.state_hidden * (sum(net.states) + len(net.states) * hidden)
 
 
 def decoder_flops(net: TrackPolicy, steps: int, actions: int) -> float:

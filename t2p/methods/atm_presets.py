@@ -15,6 +15,7 @@ SIMULATED = "simulator/atm"  # exact tracks: t2p annotate --tracker simulator --
 # Colours and shift of both stages' pictures (released code; the paper names them without strengths).
 AUGMENT = {"probability": 0.9, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.3, "shift": 4}
 DEMONSTRATIONS = 10 / 45  # of the 45 of a task that are not held out
+HASHED = "hashed words instead of BERT"
 SCALED = "setpoints and state scaled to [-1, 1] by the demonstrations' limits"
 WINDOWS = 12_400  # of 10 demonstrations of each task of LIBERO-Spatial
 
@@ -28,6 +29,11 @@ _CPU_SPATIAL, _CPU_TEMPORAL = ({"depth": 2, "heads": 4, "head_dim": d, "mlp": 4 
 CPU_NET = {"dim": 64, "temporal_dim": 32, "spatial": _CPU_SPATIAL, "temporal": _CPU_TEMPORAL, "head_hidden": 256}
 _DEBUG_LAYERS = {"depth": 1, "heads": 2, "head_dim": 8, "mlp": 16}
 DEBUG_NET = {"dim": 24, "temporal_dim": 16, "spatial": _DEBUG_LAYERS, "temporal": _DEBUG_LAYERS, "head_hidden": 16}
+
+
+def hash_words(c: ml_collections.ConfigDict) -> None:
+    """Sentences without weights."""
+    c.text.update({"encoder": "hashed", "width": 256})
 
 
 def released(c: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
@@ -49,14 +55,17 @@ def paper(c: ml_collections.ConfigDict, source: Source) -> ml_collections.Config
 
 
 def gpu20(c: ml_collections.ConfigDict, source: Source) -> ml_collections.ConfigDict:
-    """One GPU, at most 8 minutes: the released network in half precision, fewer and smaller batches."""
+    """One GPU, at most 8 minutes: the released network in half precision, fewer and smaller batches, no weights of
+    BERT."""
     c = released(c, source)
     c.data.workers = 12
     c.dtype, c.batch_size, c.steps, c.dispatch = "bfloat16", 128, 2400, 10
     c.eval.update({"every": 800, "batches": 8})
     c.checkpoint.every = 800
+    hash_words(c)
     c.loss.mask_padding = True
-    c.departures = ("batches of 128 and 2400 steps instead of 512 and 2424", "half precision", "padding is not learned")
+    lengths = "batches of 128 and 2400 steps instead of 512 and 2424"
+    c.departures = (lengths, "half precision", "padding is not learned", HASHED)
     return c
 
 
@@ -72,7 +81,7 @@ def cpu_libero(c: ml_collections.ConfigDict, source: Source) -> ml_collections.C
     """Two CPU cores, LIBERO's cameras and actions."""
     _on_libero(c, source)
     _small(c)
-    c.departures = ("width 64, two layers, 5 steps of history", "no augmentation", "hashed words instead of BERT")
+    c.departures = ("width 64, two layers, 5 steps of history", "no augmentation", HASHED)
     return c
 
 
@@ -81,7 +90,7 @@ def cpu_tabletop(c: ml_collections.ConfigDict, source: Source) -> ml_collections
     _on_tabletop(c, source)
     _small(c)
     c.departures = (
-        *("width 64, two layers, 5 steps of history", "no augmentation", "hashed words instead of BERT"),
+        *("width 64, two layers, 5 steps of history", "no augmentation", HASHED),
         SCALED,
     )
     return c
@@ -128,7 +137,7 @@ def _small(c: ml_collections.ConfigDict) -> None:
     c.model.net.update({**CPU_NET, "modality_ids": "views"})
     c.model.track_transformer.update(CPU_TRACKER)
     c.window.steps = 5
-    c.text.update({"encoder": "hashed", "width": 256})
+    hash_words(c)
     c.loss.mask_padding = True
     c.data.workers = 0
     c.batch_size, c.steps = 8, 800

@@ -21,11 +21,16 @@ from t2p.models.layers import Array, Dtype, LayerNorm, Linear, Mlp, attention, d
 EPSILON = 1e-5
 
 
-def patchify(images: Array, patch: int) -> Array:
-    """[b, f, H, W, c] -> [b, rows * columns, q q f c], inside a patch by (row, column, frame, channel)."""
+def patchify(images: Array, patch: int | tuple[int, int]) -> Array:
+    """[b, f, H, W, c] -> [b, rows * columns, p q f c], inside a patch by (row, column, frame, channel).
+
+    patch: its side, or (p, q), its height and width. What is left over below and to the right of the last whole
+    patches is not looked at, as by a convolution with kernel = stride = patch."""
+    p, q = (patch, patch) if isinstance(patch, int) else patch
     b, f, h, w, c = images.shape
-    x = images.reshape(b, f, h // patch, patch, w // patch, patch, c)
-    return x.transpose(0, 2, 4, 3, 5, 1, 6).reshape(b, (h // patch) * (w // patch), -1)
+    rows, columns = h // p, w // q
+    x = images[:, :, : rows * p, : columns * q].reshape(b, f, rows, p, columns, q, c)
+    return x.transpose(0, 2, 4, 3, 5, 1, 6).reshape(b, rows * columns, -1)
 
 
 def unpatchify(patches: Array, size: tuple[int, int], patch: int, channels: int = 3) -> Array:

@@ -50,6 +50,12 @@ def double_grid(points: int = 32) -> np.ndarray:
     return np.concatenate(grids).astype(np.float32)
 
 
+def patch_grid(image_size: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of the whole patches in a picture that the first convolution has halved (an odd side up)."""
+    (height, width), (p, q) = image_size, patch
+    return (height + 1) // 2 // p, (width + 1) // 2 // q
+
+
 @dataclass(frozen=True)
 class Depth:
     """Sizes of one of the two transformers; heads * head_dim need not be its width."""
@@ -61,13 +67,14 @@ class Depth:
 
 
 class Stem(nn.Module):
-    """One token per patch: a 7x7 convolution that halves the picture, and one with kernel = stride = patch.
+    """One token per patch: a 7x7 convolution that halves the picture, and one with kernel = stride = (height, width) of
+    a patch, which leaves out what is below and to the right of the last whole patches.
 
     [b, H, W, 3] -> [b, rows * columns, d]; BatchNorm statistics are in the collection batch_stats, taken over the whole
     batch on all devices (the released code's are each process's own)."""
 
     dim: int
-    patch: int
+    patch: tuple[int, int]
     use_bias: bool = True
     dtype: Dtype = jnp.float32
 
@@ -79,6 +86,22 @@ class Stem(nn.Module):
         x = nn.relu(Norm("batch", self.dtype, name="conv_norm")(x, train))
         x = Linear(self.dim, use_bias=self.use_bias, dtype=self.dtype, name="patches")(patchify(x[:, None], self.patch))
         return Norm("batch", self.dtype, name="norm")(x, train)
+
+
+class StateToken(nn.Module):
+    """A part of the robot's state -> its token: Linear, (Linear, ReLU) layers - 1 times, Linear. Nothing is between the
+    first two, as in the released code. [b, t, width] -> [b, t, c]."""
+
+    dim: int
+    hidden: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = Linear(self.hidden, name="layer_0")(x)
+        for i in range(1, self.layers):
+            x = nn.relu(Linear(self.hidden, name=f"layer_{i}")(x))
+        return Linear(self.dim, name=f"layer_{self.layers}")(x)
 
 
 class TrackTokens(nn.Module):
@@ -202,7 +225,7 @@ class TrackPolicy(nn.Module):
     image_size: tuple[int, int]  # (H, W)
     dim: int
     temporal_dim: int  # 0: dim, without a projection between the two
-    patch: int  # pixels of a patch after the first convolution has halved the picture
+    patch: int  # height of a patch in pixels, after the first convolution has halved the picture
     spatial: Depth
     temporal: Depth
     states: tuple[int, ...]  # numbers of each part of the robot's state
@@ -215,7 +238,10 @@ class TrackPolicy(nn.Module):
     spatial_text: bool = False
     temporal_text: bool = False
     modality_ids: ModalityIds = "released"
+    patch_width: int = 0  # of a patch; 0: as wide as high
     patch_bias: bool = True
+    state_hidden: int = 128
+    state_layers: int = 0  # hidden layers between a part of the state and its token
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     text_hidden: int = 128
@@ -231,10 +257,14 @@ class TrackPolicy(nn.Module):
     scan: bool = False
 
     @property
+    def patch_size(self) -> tuple[int, int]:
+        """(height, width) of a patch."""
+        return self.patch, self.patch_width or self.patch
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of the patches of a view."""
-        height, width = self.image_size
-        return height // 2 // self.patch, width // 2 // self.patch
+        return patch_grid(self.image_size, self.patch_size)
 
     @property
     def width(self) -> int:
@@ -267,7 +297,7 @@ class TrackPolicy(nn.Module):
     def setup(self) -> None:
         dtype, d, c = self.dtype, self.dim, self.width
         normal, (rows, columns) = nn.initializers.normal(1.0), self.grid
-        self.stems = [Stem(d, self.patch, self.patch_bias, dtype, name=f"stem_{i}") for i in range(self.views)]
+        self.stems = [Stem(d, self.patch_size, self.patch_bias, dtype, name=f"stem_{i}") for i in range(self.views)]
         self.image_table = self.param("image_table", normal, (self.views * rows * columns, d))
         if self.fuses_early:
             tokens = self.views * (self.track_steps // self.track_patch)
@@ -284,9 +314,14 @@ class TrackPolicy(nn.Module):
             self.temporal, self.dropout, implementation=self.temporal_attention, **shared
         )
         self.down = Linear(c, dtype=dtype) if self.temporal_dim else None
-        self.state_tokens = [Linear(c, name=f"state_{i}") for i in range(len(self.states))]
+        self.state_tokens = [self._state_token(f"state_{i}") for i in range(len(self.states))]
         self.action_token = self.param("action_token", nn.initializers.normal(1e-6), (c,))
         self.head = Head(self.actions, self.head_hidden, self.head_layers, self.squash)
+
+    def _state_token(self, name: str) -> nn.Module:
+        if not self.state_layers:
+            return Linear(self.width, name=name)
+        return StateToken(self.width, self.state_hidden, self.state_layers, name=name)
 
     def __call__(
         self, images: Array, tracks: Array | None, text: Array, states: tuple[Array, ...], train: bool = False

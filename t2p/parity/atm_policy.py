@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from t2p.convert.atm_policy import ANCHOR, all_rows, copied, policy_variables
+from t2p.convert.atm_policy import policy_settings as sizes
 from t2p.convert.base import Arrays, Row, strip_prefix, to_official
 from t2p.geometry.conventions import to_atm
 from t2p.methods.atm_policy import AtmPolicy, AtmPolicyStage
 from t2p.methods.atm_tracks import PredictedTracks
 from t2p.methods.columns import Columns
 from t2p.models.atm import TrackTransformer
-from t2p.models.atm_policy import Depth, TrackPolicy, double_grid
+from t2p.models.atm_policy import TrackPolicy, double_grid
 from t2p.parity.atm import model_settings
 from t2p.types import Array, Batch
 
@@ -31,8 +32,8 @@ def policy(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> dict[
     obs, track_obs, task_emb, the state's parts, action, and act_* of the closed loop; checkpoint: the official state
     dict. Gradients are those of the loss in evaluation mode."""
     arrays = strip_prefix(checkpoint, ANCHOR)
-    settings, tracker = policy_settings(meta["constructor"]), model_settings(meta["track_transformer_constructor"])
-    settings["track_steps"] = track_steps(arrays, settings)
+    settings = policy_settings(meta["constructor"], arrays)
+    tracker = model_settings(meta["track_transformer_constructor"])
     rows = all_rows(settings, tracker)
     variables = policy_variables(rows, arrays)
     stage = make_stage(meta["constructor"], settings, tracker, inputs["task_emb"].shape[-1])
@@ -47,47 +48,21 @@ def policy(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> dict[
     return {name: np.asarray(value) for name, value in result.items()}
 
 
-def policy_settings(constructor: Mapping[str, Any]) -> dict[str, Any]:
-    """The official constructor's arguments -> settings of models.atm_policy.TrackPolicy."""
-    obs, images, text = (constructor[f"{name}_cfg"] for name in ("obs", "img_encoder", "language_encoder"))
-    spatial, temporal = constructor["spatial_transformer_cfg"], constructor["temporal_transformer_cfg"]
-    head, track = constructor["policy_head_cfg"], constructor["track_cfg"]
-    steps, points = obs["obs_shapes"]["tracks"][:2]
+def policy_settings(constructor: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    """The official constructor's arguments and state dict -> settings of models.atm_policy.TrackPolicy. Sizes are those
+    of the weights: some arguments may be left to their defaults, and tracks may be cut shorter than "tracks" says (the
+    track-length ablation)."""
+    obs, head = constructor["obs_cfg"], constructor["policy_head_cfg"]
+    parts = {part: constructor[f"{part}_transformer_cfg"] for part in ("spatial", "temporal")}
+    size = tuple(obs["obs_shapes"]["rgb"][-2:])
     return {
-        "views": obs["num_views"],
-        "image_size": tuple(obs["obs_shapes"]["rgb"][-2:]),
+        **sizes(arrays, size, {part: chosen["num_heads"] for part, chosen in parts.items()}),
+        **{f"{part}_text": chosen.get("use_language_token", True) for part, chosen in parts.items()},
         "mean": tuple(obs["img_mean"]),
         "std": tuple(obs["img_std"]),
-        "states": tuple(STATE_WIDTHS[key] for key in _state_keys(obs)),
-        "patch": images["patch_size"][0],
-        "patch_bias": not images["no_patch_embed_bias"],
-        "dim": images["embed_size"],
-        "temporal_dim": spatial["spatial_downsample_embed_size"] if spatial["spatial_downsample"] else 0,
-        "spatial": _depth(spatial),
-        "temporal": _depth(temporal),
-        "spatial_text": spatial.get("use_language_token", True),
-        "temporal_text": temporal.get("use_language_token", True),
-        "text_hidden": text["hidden_size"],
-        "text_layers": text["num_layers"],
-        "track_steps": steps,
-        "track_points": points,
-        "track_patch": track["policy_track_patch_size"],
-        "actions": int(np.prod(head["output_size"])),
-        "head_hidden": head["hidden_size"],
-        "head_layers": head["num_layers"],
+        "track_points": obs["obs_shapes"]["tracks"][1],
         "squash": head.get("action_squash", False),
     }
-
-
-def track_steps(arrays: Arrays, settings: Mapping[str, Any]) -> int:
-    """How many steps of a predicted track the policy is given: fewer than the constructor's shapes say where tracks
-    are cut short (the track-length ablation), which the weights know. As settings say where the table is missing."""
-    table = arrays.get("track_patch_pos_embed")
-    return settings["track_steps"] if table is None else table.shape[1] // settings["views"] * settings["track_patch"]
-
-
-def _depth(chosen: Mapping[str, Any]) -> Depth:
-    return Depth(chosen["num_layers"], chosen["num_heads"], chosen["head_output_size"], chosen["mlp_hidden_size"])
 
 
 def _state_keys(obs: Mapping[str, Any]) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ def test_variants_make_a_stage(variant):
     batch = Batch(images={ANY_VIEW: images}, tracks={w.track_set: {ANY_VIEW: tracks}}, text=text)
     params = jax.eval_shape(stage.init, jax.random.key(0), batch)["params"]
     count = sum(p.size for p in jax.tree.leaves(params))
-    assert (count == 13_032_200) == (variant in PAPER_SIZE) and count < 14e6
+    sentence = 384 * (768 - config.text.width)  # the projection's rows that hashed words leave out
+    assert (count + sentence == 13_032_200) == (variant in PAPER_SIZE) and count < 14e6
     assert config.optimizer.warmup_steps < config.steps
 
 
@@ -41,6 +42,12 @@ def test_paper_and_released_differ_where_paper_and_code_do():
     assert released.steps * 2048 == pytest.approx(1001 / 100 * paper.steps * 1024, rel=0.02)
     for c in (paper, released):
         assert (c.optimizer.learning_rate, c.optimizer.clip_norm, c.window.points) == (1e-4, 10.0, 32)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_only_the_papers_variants_read_bert(variant):
+    text = load_config(f"{CONFIG}:{variant}").text
+    assert (text.encoder, text.width) == (("bert", 768) if variant in ("paper", "released") else ("hashed", 256))
 
 
 def test_an_unknown_variant_is_named():

@@ -39,6 +39,16 @@ def test_track_transformers_of_the_same_variant_fit(variant):
         assert tuple(policy.window.views) == tuple(tracker.window.views)
 
 
+@pytest.mark.parametrize("path", [ATM, BC, TRACKER])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_weights_are_needed_but_by_the_papers_variants(path, variant):
+    """What departs from them says so."""
+    c = load_config(f"{path}:{variant}")
+    assert (c.text.encoder == "bert") == (variant in ("paper", "released"))
+    if variant.startswith("gpu20"):
+        assert (c.text.width, c.text.path) == (256, "") and "hashed words instead of BERT" in c.departures
+
+
 def test_paper_and_released_differ_where_paper_and_code_do():
     paper, released = (load_config(f"{ATM}:{v}") for v in ("paper", "released"))
     assert (paper.model.net.modality_ids, released.model.net.modality_ids) == ("views", "released")

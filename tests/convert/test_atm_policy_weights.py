@@ -34,10 +34,13 @@ SETTINGS = {
     "dim": 24,
     "temporal_dim": 12,
     "patch": 4,
+    "patch_width": 0,
     "patch_bias": True,
     "spatial": Depth(depth=2, heads=8, head_dim=3, mlp=20),
     "temporal": Depth(depth=1, heads=6, head_dim=2, mlp=10),
     "states": (7, 2),
+    "state_hidden": 128,
+    "state_layers": 0,
     "actions": 7,
     "track_steps": 4,
     "track_points": 32,
@@ -90,11 +93,22 @@ def test_settings_are_read_from_shapes():
     assert policy_settings(made_up()[1], (16, 32)) == SETTINGS
     other = {**SETTINGS, "temporal_dim": 0, "patch_bias": False, "text_layers": 1, "text_hidden": 128, "states": (7,)}
     assert policy_settings(made_up(other)[1], (16, 32)) == other
+    other = {**SETTINGS, "patch": 3, "patch_width": 5, "state_layers": 2, "state_hidden": 9}  # 16 x 32: with a rest
+    assert policy_settings(made_up(other)[1], (16, 32)) == other
 
 
+def test_hidden_layers_of_the_state_have_the_official_names():
+    """Linear, (Linear, ReLU) layers - 1 times, Linear, numbered together; the last part is there twice."""
+    names = made_up({**SETTINGS, "state_layers": 3, "state_hidden": 9})[1]
+    found = {name.removeprefix("extra_encoder.") for name in names if name.startswith("extra_encoder")}
+    layers = {f"{i}.{part}" for i in (0, 1, 3, 5) for part in ("weight", "bias")}
+    assert found == {f"{place}.{x}" for place in ("encoders.0", "encoders.1", "proprio_mlp") for x in layers}
+
+
+@pytest.mark.parametrize("changes", [{}, {"patch": 3, "patch_width": 5, "state_layers": 1, "state_hidden": 9}])
 @pytest.mark.parametrize("model", ["atm.policy", "bc.policy"])
-def test_convert_writes_a_checkpoint(model, tmp_path, capsys):
-    variables, arrays = made_up()
+def test_convert_writes_a_checkpoint(model, changes, tmp_path, capsys):
+    variables, arrays = made_up(SETTINGS | changes)
     np.savez(tmp_path / "model_final.npz", **{f"_forward_module.{name}": x for name, x in arrays.items()})
     command = ["convert", "--from", model, str(tmp_path / "model_final.npz"), "--out", str(tmp_path / "out")]
     assert main([*command, "--text_encoder", "hashed", "--views", "left", "right"]) == 0

@@ -247,7 +247,9 @@ def test_flops_are_those_that_xla_counts():
         ("model.net.track_steps", 16, "no more than model.track_transformer.track_steps .8."),
         ("model.net.track_points", 10, "twice a square"),
         ("model.net.dim", 16, "model.net.dim is 16; expected at least 17"),
-        ("model.net.patch", 3, "multiples of 6"),
+        ("model.net.patch", 9, r"at least .18, 18., twice the patches'"),
+        ("model.net.patch_width", 9, r"at least .8, 18., twice the patches'"),
+        ("model.net.state_layers", -1, "model.net.state_layers is -1"),
         ("model.track_transformer.frames", 2, "frames is 2; a policy shows it one"),
         ("model.track_transformer.image_size", (24, 24), "expected the same"),
         ("window.steps", 0, "window.steps is 0"),
@@ -264,6 +266,14 @@ def test_settings_that_do_not_go_together_are_refused(key, value, message):
     part[name] = value
     with pytest.raises(UserError, match=message):
         make_stage(c)
+
+
+def test_checkpoints_without_later_settings_are_read():
+    """As those are that were written before the settings came."""
+    c, older = config(), config()
+    for name in ("patch_width", "state_layers", "state_hidden"):
+        del older.model.net[name]
+    assert make_stage(older).net == make_stage(c).net
 
 
 def test_cached_tracks_are_for_policies_that_have_them():

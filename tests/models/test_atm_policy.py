@@ -1,5 +1,7 @@
 """ATM's policy network: frozen numbers, what it sees and does not see, its switches."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from weights import numpy_variables, run
 
 from t2p.checkpoint import match_layers
 from t2p.io import UserError
-from t2p.models.atm_policy import Block, Depth, TrackPolicy, Transformer, double_grid
+from t2p.models.atm_policy import Block, Depth, StateToken, Stem, TrackPolicy, Transformer, double_grid, patch_grid
+from t2p.models.resnet import Norm
 
 LAYERS = Depth(depth=1, heads=2, head_dim=6, mlp=10)
 SMALL = {
@@ -96,6 +99,34 @@ def test_modality_ids():
     matched = pictures + [2, 2, 3, 3] * points + [4]
     assert net.clone(modality_ids="views")._modalities().tolist() == matched
     assert net.clone(early=False)._modalities().tolist() == [*pictures, 2]
+
+
+def test_stem_is_two_strided_convolutions():
+    """Oblong patches in a picture that they do not fill."""
+    stem, x = Stem(6, (3, 4)), np.random.default_rng(0).random((2, 15, 18, 3), np.float32)
+    variables = numpy_variables(stem, x, False)
+    convolve = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    p, seen = variables["params"], variables["batch_stats"]
+    norm = lambda y, n: Norm("batch").apply({"params": p[n], "batch_stats": seen[n]}, y, False)  # noqa: E731
+    y = jax.nn.relu(norm(convolve(x, p["conv"]["kernel"], (2, 2), [(3, 3), (3, 3)]), "conv_norm"))
+    y = convolve(y, p["patches"]["kernel"].reshape(3, 4, 64, 6), (3, 4), "VALID") + p["patches"]["bias"]
+    want = norm(y, "norm").reshape(2, -1, 6)
+    got = stem.apply(variables, x, False)
+    assert patch_grid((15, 18), (3, 4)) == (2, 2) and got.shape == (2, 4, 6)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_hidden_layers_of_the_state(layers):
+    """No ReLU after the first layer."""
+    token, x = StateToken(4, 6, layers), np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float32)
+    variables = numpy_variables(token, x)
+    y = x
+    for i in range(layers + 1):
+        layer = variables["params"][f"layer_{i}"]
+        y = y @ layer["kernel"] + layer["bias"]
+        y = np.maximum(y, 0) if 0 < i < layers else y
+    np.testing.assert_allclose(token.apply(variables, x), y, rtol=1e-5, atol=1e-5)
 
 
 def shapes(**changes):
