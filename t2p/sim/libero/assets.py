@@ -46,15 +46,20 @@ _ROBOT_FILES = ("robots/panda/robot.xml", "grippers/panda_gripper.xml", "mounts/
 @dataclass(frozen=True)
 class Assets:
     """Folders. libero: holds bddl_files/ and init_files/ or init_states/; robosuite: holds robots/, grippers/ and
-    mounts/ of robosuite 1.4; models: holds LIBERO's models and pictures (scenes/ ...), None: assets/ in `libero`."""
+    mounts/ of robosuite 1.4; hub: holds what assets/ in `libero` does, where that is not there."""
 
     libero: Path
     robosuite: Path
-    models: Path | None = None
+    hub: Path | None = None
+
+    @property
+    def models(self) -> Path:
+        """LIBERO's models and pictures: scenes/, textures/ ..."""
+        return self.hub or self.libero / "assets"
 
     def model(self, path: str) -> Path:
         """A file of LIBERO's models; UserError where it is missing."""
-        return _present((self.models or self.libero / "assets") / path, GET_LIBERO)
+        return _present(self.models / path, GET_LIBERO)
 
     def robot(self, path: str) -> Path:
         """A file of robosuite's models; UserError where it is missing."""
@@ -125,7 +130,7 @@ def find_assets(root: PathLike | None = None, robosuite: PathLike | None = None)
     and how to get it."""
     given = root or os.environ.get(ROOT)
     roots = [_unpacked(Path(given).expanduser())] if given else _installed("libero")
-    libero, models = _find_libero(roots)
+    libero, hub = _find_libero(roots)
     given = robosuite or os.environ.get(ROBOSUITE_ROOT)
     beside = [libero / "robosuite", *(r / "robosuite" for r in roots)]
     places = [Path(given).expanduser()] if given else [*beside, *_installed("robosuite")]
@@ -134,11 +139,11 @@ def find_assets(root: PathLike | None = None, robosuite: PathLike | None = None)
         raise UserError(
             f"robosuite's models ({', '.join(_ROBOT_FILES)}) are not found{_looked(places)}. {GET_ROBOSUITE}"
         )
-    return Assets(libero.resolve(), robots.resolve(), models)
+    return Assets(libero.resolve(), robots.resolve(), hub)
 
 
 def _find_libero(roots: Sequence[Path]) -> tuple[Path, Path | None]:
-    """-> Assets.libero, Assets.models."""
+    """-> Assets.libero, Assets.hub."""
     if whole := _first(roots, _INSIDE, (f"assets/{_MODELS}", "bddl_files")):
         return whole, None
     tasks = _first(roots, _INSIDE, ("bddl_files",))

@@ -17,6 +17,7 @@ import pytest
 from t2p.io import UserError
 from t2p.sim.libero import assets as module
 from t2p.sim.libero.assets import Assets, find_assets, initial_states, load_problem, split_state
+from t2p.sim.libero.scene import build
 from t2p.sim.libero.suites import SUITES
 
 SUITE, TASK = "libero_goal", "turn_on_the_stove"
@@ -98,6 +99,20 @@ def test_an_installed_hf_libero_has_its_models_in_a_folder_of_their_own(
         assert found.task_file(SUITE, TASK).is_file() and found.states_file(SUITE, TASK).is_file()
     lay(package, BUNDLE[0])  # what lies beside the task files goes before
     assert find_assets().model("scenes/room.xml") == package / BUNDLE[0]
+
+
+def test_scenes_are_built_of_models_in_a_folder_of_their_own(
+    assets: Assets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/bddl_files").symlink_to(assets.libero / "bddl_files")
+    (tmp_path / "home/.cache/libero").mkdir(parents=True)
+    (tmp_path / "home/.cache/libero/assets").symlink_to(assets.libero / "assets")
+    monkeypatch.setenv("T2P_ROBOSUITE_ROOT", str(assets.robosuite))
+    found = find_assets(tmp_path / "root")
+    assert found.models == assets.models
+    spec = build(load_problem(found, SUITE, TASK), found)
+    assert any(str(found.models / "textures") in texture.file for texture in spec.textures)
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
