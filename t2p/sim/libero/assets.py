@@ -125,9 +125,9 @@ def split_state(states: np.ndarray, nq: int, nv: int) -> tuple[np.ndarray, np.nd
 
 def find_assets(root: PathLike | None = None, robosuite: PathLike | None = None) -> Assets:
     """The assets in `root`, else in $T2P_LIBERO_ROOT, else in the installed package `libero` (hf-libero's has that name
-    too, and its models in a folder of their own, see `hub_models`); robosuite's in `robosuite`, else in $T2P_ROBOSUITE_ROOT, else in robosuite/ beside the others, else in the
-    installed package. A .tar or .tar.xz root is unpacked once, into the cache folder. UserError names what is missing
-    and how to get it."""
+    too, and its models in a folder of their own: `hub_models`); robosuite's in `robosuite`, else in
+    $T2P_ROBOSUITE_ROOT, else in robosuite/ beside the others, else in the installed package. A .tar or .tar.xz root is
+    unpacked once, into the cache folder. UserError names what is missing and how to get it."""
     given = root or os.environ.get(ROOT)
     roots = [_unpacked(Path(given).expanduser())] if given else _installed("libero")
     libero, hub = _find_libero(roots)
