@@ -129,4 +129,6 @@ def _libero(args: argparse.Namespace) -> int:
     for name, count in failures.items():
         print(f"{name}: {args.episodes} demonstrations; {count} starts replaced because they failed")
     print(f"wrote {args.out} and, in LIBERO's layout, {args.out}/hdf5")
+    if note := what.task(what.names()[0]).note:
+        print(note)
     return 0

@@ -37,9 +37,11 @@ def _check(directory: Path):
 
     report = harness.check(directory)
     _head(report)
+    for note in report.notes:
+        print(f"  note: {note}")
     width = max((len(line.name) for line in report.lines), default=0)
     for line in report.lines:
-        verdict = "ok" if line.ok else f"FAIL {line.note}".rstrip()
+        verdict = "ok" if line.ok else "not run" if line.not_run else f"FAIL {line.note}".rstrip()
         print(f"  {line.name:{width}s}  error {line.error:<9.3g} tolerance {line.tolerance:<22s} {verdict}")
     return report
 

@@ -76,15 +76,13 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
 def evaluate(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Everything `t2p rollout` does; returns what it wrote to success.json."""
     from t2p.eval import rollout_report, success
-    from t2p.sim import registry
 
     count = _episodes(args)
     if count < 1 or args.num_envs < 1 or min(args.first_seed, args.films, args.record) < 0:
         raise UserError("--episodes and --num_envs must be at least 1, --first_seed, --films and --record at least 0")
     named = ("embodiment", "protocol", "profile", "libero_root")
     options = {name: value for name in named if (value := getattr(args, name))}
-    for task in registry.suite(args.suite) if args.suite else [args.task]:
-        registry.make_task(task, **options)  # what is not there is told before checkpoints are read
+    _check_tasks(args, options)
     loaded = success.load(args.checkpoint, args.which)
     workers = (os.cpu_count() or 1) if args.workers < 0 else args.workers
     seeds = range(args.first_seed, args.first_seed + count)
@@ -97,6 +95,23 @@ def evaluate(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     write_json(out / "success.json", summary)
     rollout_report.write(out / "report.html", entries, runs, summary, args.films, args.renderer, args.record)
     return summary
+
+
+def _check_tasks(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    """UserError for what is not there, before checkpoints are read: tasks, their options, LIBERO's files."""
+    from t2p.sim import registry
+    from t2p.sim.libero.assets import find_assets
+    from t2p.sim.libero.suites import SUITES
+
+    if args.task and any(name.startswith(f"{args.task}/") for name in registry.TASKS):
+        raise UserError(
+            f"--task {args.task} is a whole suite: give --suite {args.task}, or one of its tasks, such as "
+            f"{registry.suite(args.task)[0]}"
+        )
+    for task in registry.suite(args.suite) if args.suite else [args.task]:
+        registry.make_task(task, **options)
+    if _first(args) in SUITES:
+        find_assets(args.libero_root)
 
 
 def _suite(

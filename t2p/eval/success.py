@@ -95,6 +95,17 @@ def on_task(found: Sequence[Loaded], task: str, options: Mapping[str, Any], any_
     return [_entry(one, task, options, any_task) for one in found]
 
 
+def check_trained(found: Sequence[Loaded], tasks: Sequence[str], any_task: bool = False) -> None:
+    """UserError that names all of the tasks (full names) that a policy was not trained on, unless any_task."""
+    for one in found:
+        trained = one.meta.get("tasks", [])
+        if trained and not any_task and (others := [task for task in tasks if task not in trained]):
+            raise UserError(
+                f"{one.directory} was trained on {', '.join(trained)}, not on {', '.join(others)}; give its task, or "
+                "--any_task to see what it does there"
+            )
+
+
 def entries(
     checkpoints: Sequence[str], which: str, task: str, options: Mapping[str, Any], any_task: bool = False
 ) -> list[Entry]:
@@ -104,12 +115,7 @@ def entries(
 
 def _entry(one: Loaded, task: str, options: Mapping[str, Any], any_task: bool) -> Entry:
     made = make_task(task, control=one.policy.action, **options)
-    trained = one.meta.get("tasks", [])
-    if trained and made.name not in trained and not any_task:
-        raise UserError(
-            f"{one.directory} was trained on {', '.join(trained)}, not on {made.name}; give its task, or --any_task to "
-            "see what it does there"
-        )
+    check_trained([one], [made.name], any_task)
     check_policy(one.policy, made)
     text = ml_collections.ConfigDict(one.meta["config"]).text
     told, shown = instruct(one.policy, one.variables, text, made.instruction)

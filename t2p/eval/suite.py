@@ -60,14 +60,15 @@ def run(
 ) -> dict[str, Any]:
     """Rolls all policies out on every task, OUT/<task>/ each, which goes on with what is there (a task that is done
     keeps its page and films); OUT/report.html and OUT/success.json are written anew after each task. -> what
-    success.json holds."""
+    success.json holds. UserError before the first rollout where a policy is not for one of the tasks."""
     if not tasks:
         raise UserError(f"there is no suite {settings.suite!r}")
+    success.check_trained(loaded, tasks, settings.any_task)
+    entries = {task: success.on_task(loaded, task, settings.options, settings.any_task) for task in tasks}
     summaries: dict[str, dict[str, Any]] = {}
     result: dict[str, Any] = {}
     note = ""
-    for task in tasks:
-        found = success.on_task(loaded, task, settings.options, settings.any_task)
+    for task, found in entries.items():
         folder = out / task.partition("/")[2]
         runs = success.run_all(
             found, settings.seeds, folder, settings.num_envs, settings.workers, settings.renderer, watch

@@ -50,13 +50,15 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Line:
-    """One array: its largest error (mean error under mean_abs, number of unequal elements when exact)."""
+    """One array: its largest error (mean error under mean_abs, number of unequal elements when exact). not_run: it was
+    not computed, because of what `note` says, and is no FAIL."""
 
     name: str
     error: float
     tolerance: str
     ok: bool
     note: str = ""
+    not_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Fixture:
-    """A fixture folder, read. outputs are for the harness alone. parts: of outputs, those that are a Part."""
+    """A fixture folder, read. outputs are for the harness alone. parts: of outputs, those that are a Part; not_run:
+    those that cannot be computed here, and why; notes: what is told beside the result."""
 
     directory: Path
     meta: dict[str, Any]
@@ -79,6 +82,8 @@ class Fixture:
     outputs: dict[str, np.ndarray]
     checkpoint: Path | None
     parts: dict[str, Part] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -87,13 +92,14 @@ class Fixture:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of one folder; reason says why when nothing could be compared, or what the adapter raised."""
+    """What came of one folder; reason says why when something could not be compared, or what the adapter raised."""
 
     name: str
     directory: Path
     status: Status
     lines: list[Line] = field(default_factory=list)
     reason: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def fixtures_in(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -114,19 +120,22 @@ def read(directory: Path) -> Fixture:
         raise CannotRun(f"{directory} has no meta.json and no fixture below it")
     try:
         meta = read_json(directory / "meta.json")
-        if (reader := registry.find_reader(meta)) is not None:
-            return registry.load(reader)(directory, meta)
-        inputs = load_arrays(directory / "inputs.npz") if (directory / "inputs.npz").is_file() else {}
-        if not (directory / "outputs.npz").is_file():
-            raise CannotRun(f"{directory} has no outputs.npz to compare with")
-        outputs = load_arrays(directory / "outputs.npz")
+        if not isinstance(meta, dict) or not isinstance(meta.get("compare"), dict):
+            raise CannotRun(f'{directory}/meta.json has no "compare" with the tolerances')
+        reader = registry.find_reader(meta)
+        fixture = (_read if reader is None else registry.load(reader))(directory, meta)
     except ValueError as e:
         raise CannotRun(str(e)) from e
-    if not isinstance(meta, dict) or not isinstance(meta.get("compare"), dict):
-        raise CannotRun(f'{directory}/meta.json has no "compare" with the tolerances')
-    for name in outputs:
-        tolerance(meta["compare"], name)  # every array has a valid one
-    return Fixture(directory, meta, inputs, outputs, _checkpoint(directory))
+    for name in fixture.outputs:
+        tolerance(fixture.meta["compare"], name)  # every array has a valid one
+    return fixture
+
+
+def _read(directory: Path, meta: dict[str, Any]) -> Fixture:
+    inputs = load_arrays(directory / "inputs.npz") if (directory / "inputs.npz").is_file() else {}
+    if not (directory / "outputs.npz").is_file():
+        raise CannotRun(f"{directory} has no outputs.npz to compare with")
+    return Fixture(directory, meta, inputs, load_arrays(directory / "outputs.npz"), _checkpoint(directory))
 
 
 def _checkpoint(directory: Path) -> Path | None:
@@ -151,7 +160,9 @@ def _tolerance(entry: Any, name: str) -> Tolerance:
     if entry == "exact":
         return Tolerance(exact=True)
     known = ("atol", "rtol", "relative_to_max", "mean_abs")
-    if not isinstance(entry, dict) or not entry or set(entry) - set(known):
+    if entry == {}:
+        raise CannotRun(f"meta.json does not give the tolerance of {name}: its own, its category's or a common one")
+    if not isinstance(entry, dict) or set(entry) - set(known):
         raise CannotRun(f"meta.json gives {entry!r} as the tolerance of {name}; expected 'exact' or {', '.join(known)}")
     if not all(isinstance(value, (int, float)) and value >= 0 for value in entry.values()):
         raise CannotRun(f"meta.json gives {entry!r} as the tolerance of {name}; expected numbers from 0 on")
@@ -218,7 +229,12 @@ def attempt(adapter: registry.Adapter, fixture: Fixture, weights: dict[str, np.n
 def lines(fixture: Fixture, outputs: dict[str, Any]) -> list[Line]:
     """One line per array that is compared: of outputs.npz, or what a reader of its own made of the folder."""
     limits = {name: tolerance(fixture.meta["compare"], name) for name in fixture.outputs}
-    return [compare(n, _produced(fixture, outputs, n), want, limits[n]) for n, want in fixture.outputs.items()]
+    return [
+        Line(n, np.nan, str(limits[n]), False, fixture.not_run[n], not_run=True)
+        if n in fixture.not_run
+        else compare(n, _produced(fixture, outputs, n), want, limits[n])
+        for n, want in fixture.outputs.items()
+    ]
 
 
 def _produced(fixture: Fixture, outputs: dict[str, Any], name: str) -> Any:
@@ -250,6 +266,8 @@ def open_fixture(directory: Path) -> tuple[Fixture, registry.Adapter] | Report:
         return fixture, registry.load(target)
     except (CannotRun, ImportError, ValueError) as e:
         return Report(name, directory, "could not run", reason=_reason(e))
+    except (LookupError, TypeError, AttributeError) as e:  # of a reader that met what it did not expect
+        return Report(name, directory, "could not run", reason=f"{directory} cannot be read ({_reason(e)})")
 
 
 def _reason(e: BaseException) -> str:
@@ -259,7 +277,8 @@ def _reason(e: BaseException) -> str:
 def check(directory: Path) -> Report:
     """Runs one fixture.
 
-    A missing module or file, or CannotRun from the adapter, is "could not run". Any other error of the adapter,
+    A missing module or file, or CannotRun from the adapter, is "could not run", as is a fixture of which some arrays
+    cannot be computed here and no other one is wrong. Any other error of the adapter,
     and weights that cannot be read, leave all arrays unproduced: FAIL."""
     opened = open_fixture(directory)
     if isinstance(opened, Report):
@@ -272,7 +291,18 @@ def check(directory: Path) -> Report:
         found, reason = lines(fixture, {}), str(e)
     except (CannotRun, ImportError, FileNotFoundError) as e:
         return Report(fixture.name, directory, "could not run", reason=_reason(e))
-    return Report(fixture.name, directory, "ok" if all(line.ok for line in found) else "FAIL", found, reason)
+    return Report(fixture.name, directory, _status(found), found, reason or _not_run(found), fixture.notes)
+
+
+def _status(found: Sequence[Line]) -> Status:
+    if all(line.ok or line.not_run for line in found):
+        return "could not run" if any(line.not_run for line in found) else "ok"
+    return "FAIL"
+
+
+def _not_run(found: Sequence[Line]) -> str:
+    left = [line.note for line in found if line.not_run]
+    return f"{len(left)} of {len(found)} arrays were not run: {'; '.join(dict.fromkeys(left))}" if left else ""
 
 
 def _weights(fixture: Fixture) -> dict[str, np.ndarray] | None:

@@ -23,16 +23,35 @@ from t2p.sim.libero.environment import LiberoEnvironment
 from t2p.sim.libero.predicates import Goal, compile_goal
 from t2p.sim.libero.scene import VIEWS, build, things
 from t2p.sim.libero.task import SAME_PHYSICS, LiberoTask
+from t2p.sim.render import choose_renderer
 from t2p.sim.world import write_state
 from t2p.types import InitialState, Observe
 
 TRAJECTORIES = ("traj_iid", "traj_smooth")
-GIVEN = ("init_state", "start_state", "body_pos", "body_quat", "actions", "seed")  # to the adapter, of each file
+FILES = (*TRAJECTORIES, "traj_success", "predicates", "reset_samples", "model_arrays")
+STARTS = ("init_state", "start_state")  # of a trajectory's file, one of the two
+POSES = ("body_pos", "body_quat")
+RECORDED = ("states", "actions", "atoms", "success", "done", *POSES)
+NEEDED = {  # of a file that is there
+    **dict.fromkeys(TRAJECTORIES, (*RECORDED, "substep_states", "substep_ctrl")),
+    "traj_success": RECORDED,
+    "predicates": ("states", "truth", "goal", *POSES),
+    "reset_samples": ("seed", "state", *POSES),
+    "model_arrays": ("geom_type",),
+}
+GIVEN = {  # to the adapter
+    **dict.fromkeys(TRAJECTORIES, (*STARTS, *POSES, "actions", "seed")),
+    "traj_success": (*STARTS, *POSES, "actions", "seed", "states"),
+    "predicates": (*POSES, "states"),
+    "reset_samples": ("seed",),
+}
 ARM = 9  # of qpos: seven joints and two fingers stand first
 SUBSTEPS, EXACT_STEPS = stepping.SUBSTEPS, 10  # of an environment step; so many steps' controls are compared
 FIRST_SUBSTEPS = 15 * SUBSTEPS  # whose states are recorded
 RESTING = 1e-6  # change of a coordinate in an environment step (m, or of a quaternion)
 TOUCH = 1e-3  # m
+OTHER = "other_mujoco_resting_objects"  # takes the place of resting_objects where the physics drifts
+NO_PICTURES = "neither EGL nor OSMesa draws here"
 # What the recordings' own tolerances leave out.
 COMPARE = {"reset_samples": {"atol": 1e-9}, "model": {"atol": 1e-6}}
 NAMES = ("body", "joint", "actuator", "site", "geom", "camera", "sensor")
@@ -41,70 +60,129 @@ COUNTS = ("nq", "nv", "nu", "nbody", "njnt", "ngeom", "nsite", "ncam", "nsensor"
 
 
 def read(directory: Path, meta: dict[str, Any]) -> Fixture:
-    """The folder of one scene as a fixture; CannotRun for a missing file and for missing assets."""
-    names = (*TRAJECTORIES, "traj_success", "predicates", "reset_samples", "model_arrays")
-    for name in (*(f"{name}.npz" for name in names), "model_summary.json"):
-        if not (directory / name).is_file():
-            raise CannotRun(f"{directory} has no {name}")
-    arrays = {name: load_arrays(directory / f"{name}.npz") for name in names}
-    inputs = {f"{f}/{name}": a[name] for f, a in arrays.items() for name in GIVEN if name in a and f != "model_arrays"}
-    del inputs["reset_samples/body_pos"], inputs["reset_samples/body_quat"]
-    for file in ("predicates", "traj_success"):
-        inputs[f"{file}/states"] = arrays[file]["states"]
-    summary = read_json(directory / "model_summary.json")
-    inputs["predicates/atoms"] = np.array([" ".join(atom) for atom in summary["predicate_atoms"]])
-    for file in TRAJECTORIES:
+    """The folder of one scene as a fixture, of the files that are there; CannotRun for missing assets, and where the
+    meta, the summary or a file lacks something. Pictures are not run where nothing draws them as the original did."""
+    task = _task(directory, meta)
+    arrays = _open(directory)
+    summary = _summary(directory, arrays)
+    compare = _tolerances(directory, meta["compare"])
+    inputs = {f"{f}/{name}": a[name] for f, a in arrays.items() for name in GIVEN.get(f, ()) if name in a}
+    if "predicates" in arrays:
+        inputs["predicates/atoms"] = np.array([" ".join(atom) for atom in summary["predicate_atoms"]])
+    for file in arrays.keys() & set(TRAJECTORIES):
         steps = {int(name.rpartition("/")[2]) for name in arrays[file] if "_image/" in name}
-        inputs[f"{file}/image_steps"] = np.array(sorted(steps))
+        inputs[f"{file}/image_steps"] = np.array(sorted(steps), int)
     parts = dict(_parts(meta, arrays))
-    parts |= _model(summary, arrays)
+    parts |= _model(summary, arrays.get("model_arrays", {}))
     outputs = {name: part.want for name, part in parts.items()}
-    return Fixture(directory, meta | {"compare": _tolerances(meta["compare"])}, inputs, outputs, None, parts)
+    undrawn = {} if _drawing() else {name: NO_PICTURES for name in outputs if name.startswith("image/")}
+    absent = [f"{file}.npz" for file in FILES if file not in arrays]
+    notes = ((f"absent, so not compared: {', '.join(absent)}",) if absent else ()) + ((task.note,) if task.note else ())
+    return Fixture(directory, meta | {"compare": compare}, inputs, outputs, None, parts, undrawn, notes)
 
 
-def _tolerances(compare: dict[str, Any]) -> dict[str, Any]:
-    drifting = mujoco.__version__ not in SAME_PHYSICS
-    changed = {"resting_objects": compare["other_mujoco_resting_objects"]} if drifting else {}
-    return compare | changed | COMPARE
+def _task(directory: Path, meta: dict[str, Any]) -> LiberoTask:
+    if lacking := [key for key in ("suite", "task") if not isinstance(meta.get(key), str)]:
+        raise CannotRun(f"{directory}/meta.json must name {' and '.join(lacking)}")
+    return LiberoTask(f"{meta['suite']}/{meta['task']}")
+
+
+def _open(directory: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of those of FILES that are there; CannotRun where none is, or one lacks what is needed."""
+    places = {file: directory / f"{file}.npz" for file in FILES}
+    found = {file: load_arrays(path) for file, path in places.items() if path.is_file()}
+    if not found:
+        raise CannotRun(
+            f"{directory} has nothing that could be compared: none of {', '.join(f'{f}.npz' for f in FILES)}"
+        )
+    for file, arrays in found.items():
+        lacking = [name for name in NEEDED[file] if name not in arrays]
+        if "actions" in NEEDED[file] and not arrays.keys() & set(STARTS):
+            lacking.append(" or ".join(STARTS))
+        if lacking:
+            raise CannotRun(f"{places[file]} has no {', '.join(lacking)}")
+    return found
+
+
+def _summary(directory: Path, arrays: dict[str, Any]) -> dict[str, Any]:
+    """model_summary.json; CannotRun where it is missing or lacks what is needed."""
+    path = directory / "model_summary.json"
+    if not path.is_file():
+        raise CannotRun(f"{directory} has no {path.name}")
+    summary = read_json(path)
+    needed = [*(f"{kind}_names" for kind in NAMES), *COUNTS]
+    needed += [key for key, file in (("predicate_atoms", "predicates"), ("fixtures", "model_arrays")) if file in arrays]
+    if lacking := [key for key in needed if key not in summary]:
+        raise CannotRun(f"{path} has no {', '.join(lacking)}")
+    return summary
+
+
+def _drawing() -> str | None:
+    """The renderer that draws what the original saw, None where there is none: rays show no textures."""
+    chosen = choose_renderer()
+    return None if chosen == "rays" else chosen
+
+
+def _tolerances(directory: Path, compare: dict[str, Any]) -> dict[str, Any]:
+    if mujoco.__version__ in SAME_PHYSICS:
+        return compare | COMPARE
+    if OTHER not in compare:
+        raise CannotRun(f'{directory}/meta.json has no {OTHER} in "compare", which MuJoCo {mujoco.__version__} needs')
+    return compare | {"resting_objects": compare[OTHER]} | COMPARE
 
 
 def _parts(meta: dict[str, Any], arrays: dict[str, dict[str, np.ndarray]]) -> Iterator[tuple[str, Part]]:
-    model = scene(meta)
-    for file in TRAJECTORIES:
+    model, instances = scene(meta), _instances(meta)
+    for file in [file for file in TRAJECTORIES if file in arrays]:
         found = arrays[file]
-        free = before_touch(model, _instances(meta), found["states"], found["body_pos"], found["body_quat"])
-        for category, name, index in _compared(found, free, model):
+        free = before_touch(model, instances, found["states"], found["body_pos"], found["body_quat"])
+        for category, name, index in _compared(found, free, model, instances):
             want = found[name][index]
             want = want.astype(np.float32) if category == "image" else want  # integers would have to be equal
             yield f"{category}/{file}/{name}", Part(want, f"{file}/{name}", index)
-    won = arrays["traj_success"]
-    for category, name in (("success", "success"), ("success", "done"), ("predicates", "atoms")):
-        yield f"{category}/traj_success/{name}", Part(won[name], f"traj_success/{name}")
-    yield "success/traj_success/end", Part(won["success"][-1], "traj_success/end")
-    for name in ("truth", "goal"):
-        yield f"predicates/predicates/{name}", Part(arrays["predicates"][name], f"predicates/{name}")
-    for name in ("state", "body_pos", "body_quat"):
-        yield f"reset_samples/reset_samples/{name}", Part(arrays["reset_samples"][name], f"reset_samples/{name}")
+    if won := arrays.get("traj_success"):
+        for category, name in (("success", "success"), ("success", "done"), ("predicates", "atoms")):
+            yield f"{category}/traj_success/{name}", Part(won[name], f"traj_success/{name}")
+        yield "success/traj_success/end", Part(won["success"][-1], "traj_success/end")
+    for file, names in (("predicates", ("truth", "goal")), ("reset_samples", ("state", "body_pos", "body_quat"))):
+        for name in names if file in arrays else ():
+            yield f"{file}/{file}/{name}", Part(arrays[file][name], f"{file}/{name}")
 
 
-def _compared(found: dict[str, np.ndarray], free: int, model: mujoco.MjModel) -> Iterator[tuple[str, str, tuple]]:
+def _compared(
+    found: dict[str, np.ndarray], free: int, model: mujoco.MjModel, instances: Sequence[str]
+) -> Iterator[tuple[str, str, tuple]]:
     """(category, array, which of it) of a trajectory whose first `free` states come before the robot's first touch."""
+    steps = max(free - 1, 0)  # that lead from one of them to the next
     arm, rest = slice(1, 1 + ARM), _coordinates(model)
-    for name, rows, limit in (("states", free, RESTING), ("substep_states", SUBSTEPS * (free - 1), RESTING / SUBSTEPS)):
+    for name, rows, limit in (("states", free, RESTING), ("substep_states", SUBSTEPS * steps, RESTING / SUBSTEPS)):
         yield "arm_qpos_free_motion", name, (slice(rows), arm)
         yield "resting_objects", name, (at_rest(found[name], rows, rest, rest, limit),)
-    yield "ctrl_first_10_env_steps", "substep_ctrl", (slice(SUBSTEPS * min(EXACT_STEPS, free - 1)),)
+    yield "ctrl_first_10_env_steps", "substep_ctrl", (slice(SUBSTEPS * min(EXACT_STEPS, steps)),)
     for name in sorted(found):
         if name == "obs/object-state":
             whole = np.arange(found[name].shape[1]).reshape(-1, 14)  # pose, and pose in the hand's frame
             yield "resting_objects", name, (at_rest(found[name], free, list(whole[:, :7]), list(whole), RESTING),)
+        elif seen := [one for one in instances if name.startswith(f"obs/{one}_")]:
+            yield "resting_objects", name, (_seen_at_rest(found, name, max(seen, key=len), free, model),)
         elif name.startswith("obs/"):
             yield "proprio_free_motion", name, (slice(free),)
         elif "_image/" in name and int(name.rpartition("/")[2]) < free:
             yield "image", name, ()
     yield "predicates", "atoms", (slice(free),)
     yield "success", "success", (slice(free),)
-    yield "success", "done", (slice(free - 1),)
+    yield "success", "done", (slice(steps),)
+
+
+def _seen_at_rest(found: dict[str, np.ndarray], name: str, thing: str, free: int, model: mujoco.MjModel) -> np.ndarray:
+    """As `at_rest`, of an observation of one thing. Watched are its joints and, where it was recorded, its pose."""
+    values = found[name].reshape(len(found[name]), -1)
+    still = np.zeros((len(values), 1))  # what has no joints stands
+    joints = [found["states"][:, columns] for columns in _coordinates(model, f"{thing}_")]
+    poses = [found[pose] for pose in (f"obs/{thing}_pos", f"obs/{thing}_quat") if pose in found]
+    table = np.concatenate([values, still, *joints, *poses], axis=1)
+    own, watched = np.split(np.arange(table.shape[1]), [values.shape[1]])
+    return at_rest(table, free, [watched], [own], RESTING)[:, own].reshape(found[name].shape)
 
 
 def at_rest(
@@ -120,10 +198,11 @@ def at_rest(
     return still
 
 
-def _coordinates(model: mujoco.MjModel) -> list[np.ndarray]:
-    """Of each joint that is not the arm's, its columns in a recorded state."""
+def _coordinates(model: mujoco.MjModel, prefix: str = "") -> list[np.ndarray]:
+    """Of each joint that is not the arm's, and whose body's name begins so, its columns in a recorded state."""
     ends = [*model.jnt_qposadr[1:], model.nq]
-    return [1 + np.arange(a, b) for a, b in zip(model.jnt_qposadr, ends, strict=True) if a >= ARM]
+    found = zip(model.jnt_bodyid, model.jnt_qposadr, ends, strict=True)
+    return [1 + np.arange(a, b) for i, a, b in found if a >= ARM and model.body(i).name.startswith(prefix)]
 
 
 def before_touch(
@@ -135,7 +214,16 @@ def before_touch(
     robot = np.array([name.startswith(("robot0_", "gripper0_")) for name in names])
     thing = np.array([name.startswith(tuple(f"{one}_" for one in instances)) for name in names])
     model.body_pos[:], model.body_quat[:] = body_pos, body_quat
+    margins = model.geom_margin.copy()
     model.geom_margin[thing] += TOUCH
+    try:
+        return _first_contact(model, states, robot, thing)
+    finally:
+        model.geom_margin[:] = margins  # it serves another trajectory
+
+
+def _first_contact(model: mujoco.MjModel, states: np.ndarray, robot: np.ndarray, thing: np.ndarray) -> int:
+    """The first state on whose way a geom of the one kind [ngeom] touches one of the other, or how many states."""
     data, before = mujoco.MjData(model), states[0]
     for count, state in enumerate(states):
         for share in np.linspace(0, 1, SUBSTEPS + 1)[1:]:  # a touch may have ended before the step does
@@ -148,14 +236,13 @@ def before_touch(
     return len(states)
 
 
-def _model(summary: dict[str, Any], arrays: dict[str, dict[str, np.ndarray]]) -> dict[str, Part]:
-    """What the compiled model must be: names in order, counts, numbers."""
+def _model(summary: dict[str, Any], numbers: dict[str, np.ndarray]) -> dict[str, Part]:
+    """What the compiled model must be: names in order, counts, and the recorded numbers."""
     names = {
         f"model/summary/{kind}_names": Part(np.array([name or "" for name in summary[f"{kind}_names"]], str))
         for kind in NAMES
     }
     counts = {f"model/summary/{count}": Part(np.array(summary[count])) for count in COUNTS}
-    numbers = arrays["model_arrays"]
     rows = {name: _same_in_all_versions(name, numbers, summary) for name in numbers}
     return (
         names | counts | {f"model/arrays/{n}": Part(numbers[n][rows[n]], f"model/arrays/{n}", rows[n]) for n in numbers}
@@ -208,21 +295,29 @@ def model_arrays(model: mujoco.MjModel) -> dict[str, np.ndarray]:
 
 
 def run(meta: dict[str, Any], inputs: dict[str, np.ndarray], checkpoint: Any) -> dict[str, np.ndarray]:
-    """Everything anew: the model, resets, predicates, trajectories with their observations and pictures.
+    """Everything anew: the model and, of the files that were there, resets, predicates, trajectories with their
+    observations and, where a renderer is, pictures.
 
-    inputs: FILE/ARRAY (GIVEN); predicates/states and predicates/atoms; FILE/image_steps of the trajectories."""
+    inputs: FILE/ARRAY (GIVEN); predicates/atoms; FILE/image_steps of the trajectories."""
     outputs = model_arrays(scene(meta))
+    there = {name.partition("/")[0] for name in inputs}
+    pictures = any(inputs[f"{file}/image_steps"].size for file in TRAJECTORIES if file in there)
+    renderer = _drawing() if pictures else None
+    task, observed = LiberoTask(f"{meta['suite']}/{meta['task']}"), Observe(tuple(VIEWS) if renderer else ())
     try:
-        environment = LiberoEnvironment(LiberoTask(f"{meta['suite']}/{meta['task']}"), Observe(tuple(VIEWS)), "egl")
+        environment = LiberoEnvironment(task, observed, renderer or "rays")
     except UserError as e:
         raise CannotRun(str(e)) from e
     try:
-        for file in TRAJECTORIES:
-            found = _trajectory(environment, _given(inputs, file), inputs[f"{file}/image_steps"].tolist())
+        for file in [file for file in TRAJECTORIES if file in there]:
+            steps = inputs[f"{file}/image_steps"].tolist() if renderer else []
+            found = _trajectory(environment, _given(inputs, file), steps)
             outputs |= {f"{file}/{name}": array for name, array in found.items()}
-        outputs |= {f"traj_success/{k}": v for k, v in _success(environment, _given(inputs, "traj_success")).items()}
-        outputs |= {f"predicates/{k}": v for k, v in _predicates(environment, _given(inputs, "predicates")).items()}
-        outputs |= _resets(environment, inputs["reset_samples/seed"])
+        for file, judged in (("traj_success", _success), ("predicates", _predicates)):
+            found = judged(environment, _given(inputs, file)) if file in there else {}
+            outputs |= {f"{file}/{name}": array for name, array in found.items()}
+        if "reset_samples" in there:
+            outputs |= _resets(environment, inputs["reset_samples/seed"])
     finally:
         environment.close()
     return outputs

@@ -150,6 +150,10 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         raise UserError(f"tracker {name!r} needs {', '.join(missing)}")
     if (weights := options.get("weights")) and not epath.Path(weights).exists():
         raise UserError(f"weights file {weights} does not exist")
+    if root := options.get("libero_root"):
+        from t2p.sim.libero.assets import find_assets
+
+        find_assets(root)
 
 
 def make_tracker(name: str, **options: Any) -> Tracker:

@@ -91,6 +91,10 @@ def tracks(tmp_path_factory) -> tuple[Path, Path, Path]:
         (["--task", "libero_object/12"], "unknown task 'libero_object/12'"),
         (["--task", "libero_object/0", "--protocol", "atm2"], "unknown protocol 'atm2'"),
         (["--suite", "libero_goal", "--embodiment", "panda"], "no option embodiment"),
+        (["--task", "libero_object"], "give --suite libero_object, or one of its tasks, such as libero_object/pick_up"),
+        (["--task", "tabletop"], "give --suite tabletop, or one of its tasks, such as tabletop/block_stack"),
+        (["--suite", "libero_goal", "--libero_root", "no/such/folder"], "no/such/folder does not exist"),
+        (["--task", "libero_goal/0", "--libero_root", str(ROOT / "docs")], f"assets are not found in {ROOT / 'docs'}"),
     ],
 )
 def test_what_is_not_there_is_told_before_checkpoints_are_read(wrong, told, tmp_path, capsys) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,27 @@ def test_each_task_and_all_together(tmp_path: Path, pushing: list[str]) -> None:
     assert json.loads((tmp_path / "success.json").read_text()) == found
     page = (tmp_path / "report.html").read_text()
     assert 'href="one/report.html"' in page and "protocol test" in page and "still to come" not in page
+
+
+@pytest.mark.parametrize("fault", ["trained on others", "actions"])
+def test_what_a_policy_is_not_for_is_told_before_the_first_rollout(fault: str, tmp_path: Path, pushing, monkeypatch):
+    told = success.on_task
+
+    def on_task(loaded, task, *given):
+        if fault == "actions" and task == "things/two":
+            raise UserError("the policy's actions are 'nods'")
+        return told(loaded, task, *given)
+
+    monkeypatch.setattr(success, "on_task", on_task)
+    trained = {"step": 1, "tasks": ["things/one"] if fault == "trained on others" else []}
+    loaded, tasks = [replace(LOADED[0], meta=trained)], ("things/one", "things/two", "things/three")
+    message = "trained on things/one, not on things/two, things/three; " if trained["tasks"] else "actions are 'nods'"
+    with pytest.raises(UserError, match=message):
+        suite.run(loaded, tasks, settings(), tmp_path, told=lambda line: None)
+    assert not list(tmp_path.iterdir())
+    if trained["tasks"]:
+        found = suite.run(loaded, tasks, settings(any_task=True), tmp_path, told=lambda line: None)
+        assert found["tasks"] == list(tasks)
 
 
 def test_going_on_reads_what_is_there(tmp_path: Path, pushing: list[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from t2p.cli import main
-from t2p.io import UserError
+from t2p.io import UserError, load_arrays
 from t2p.parity import harness, registry
 
 ADAPTER = """
@@ -151,6 +153,27 @@ def test_damaged_fixtures_could_not_run(fake, capsys, spoil, words):
     spoil(folder)
     assert run(folder) == 3
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["{}['suite']", "[][1]", "'' + 1", "(1).upper"])
+def test_a_reader_that_stumbles_leaves_the_next_fixture_alone(fake, capsys, tmp_path, monkeypatch, fault):
+    (tmp_path / "fake_reader.py").write_text(f"def read(directory, meta):\n    return {fault}\n")
+    monkeypatch.setitem(registry.ADAPTERS, "odd", "fake_adapter:run")
+    monkeypatch.setitem(registry.READERS, "odd", "fake_reader:read")
+    monkeypatch.delitem(sys.modules, "fake_reader", raising=False)
+    assert run(fake("odd", fixture="odd/one"), fake("whole")) == 3
+    out = capsys.readouterr().out
+    assert "odd cannot be read (" in out and "2 fixtures: 1 ok, 1 could not run" in out
+
+
+def test_what_cannot_be_run_here_does_not_hide_what_is_wrong(fake):
+    for bias, status in ((0.0, "could not run"), (1.0, "FAIL")):
+        fixture = replace(harness.read(fake(f"bias {bias}", bias=bias)), not_run={"sign": "no ruler here"})
+        found = harness.lines(
+            fixture, harness.run_adapter(registry.load("fake_adapter:run"), fixture, load_arrays(fixture.checkpoint))
+        )
+        assert harness._status(found) == status
+        assert [line.note for line in found if line.not_run] == ["no ruler here"]
 
 
 def test_all_forms_of_tolerance():

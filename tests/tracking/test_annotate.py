@@ -198,6 +198,7 @@ def test_refusals(clips, tmp_path):
     other = tmp_path / "other"
     write_frames(other / "x", 1)
     run(job(other, tmp_path / "second"))
+    elsewhere = {"folder": str(tmp_path / "out"), "libero_root": str(tmp_path / "nope")}
     for bad, message in (
         (job(clips, tmp_path / "out", seed=1), "seed: 0, now 1"),
         (job(other, tmp_path / "out"), "other episodes than before"),
@@ -210,6 +211,7 @@ def test_refusals(clips, tmp_path):
         (job(clips, tmp_path / "new", tracker_options={"gaps": [1]}), "takes no options"),
         (job(clips, tmp_path / "new", space="camera", depth=str(tmp_path / "nope")), "--depth .*nope is not a folder"),
         (job(clips, tmp_path / "new", masks=str(tmp_path / "nope")), "--masks .*nope is not a folder"),
+        (job(clips, tmp_path / "new", tracker="simulator", tracker_options=elsewhere), "nope does not exist. .*LIBERO"),
         (job(clips, tmp_path / "new", size=(-4, 32)), "--size -4 32"),
         (job(clips, tmp_path / "new", name="a b/../c"), "track set 'a b/../c'"),
         (job(clips, tmp_path / "new", tracker="dis", tracker_options={"threshold": -1.0}), "above 0"),

@@ -13,7 +13,7 @@ import os
 import shutil
 import tarfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,21 +33,33 @@ GET_ROBOSUITE = (
     f"Name its place by {ROBOSUITE_ROOT}: robosuite 1.4's folder models/assets, from `pip install --no-deps "
     "robosuite==1.4.1` or github.com/ARISE-Initiative/robosuite at v1.4.1"
 )
+GET_MODELS = (
+    "hf-libero downloads them when they are first needed: `python -c 'from libero.libero import get_assets_path; "
+    "get_assets_path()'` does that; or link or copy the folder assets/ of a checkout of "
+    "github.com/Lifelong-Robot-Learning/LIBERO (libero/libero/assets) to the first of these places"
+)
 _INSIDE = ("", "libero_assets", "libero", "libero/libero")
+_MODELS = "scenes"  # a folder that is there where LIBERO's models are
 _ROBOT_FILES = ("robots/panda/robot.xml", "grippers/panda_gripper.xml", "mounts/rethink_mount.xml")
 
 
 @dataclass(frozen=True)
 class Assets:
-    """Folders. libero: holds assets/ (models and pictures), bddl_files/ and init_files/ or init_states/; robosuite:
-    holds robots/, grippers/ and mounts/ of robosuite 1.4."""
+    """Folders. libero: holds bddl_files/ and init_files/ or init_states/; robosuite: holds robots/, grippers/ and
+    mounts/ of robosuite 1.4; hub: holds what assets/ in `libero` does, where that is not there."""
 
     libero: Path
     robosuite: Path
+    hub: Path | None = None
+
+    @property
+    def models(self) -> Path:
+        """LIBERO's models and pictures: scenes/, textures/ ..."""
+        return self.hub or self.libero / "assets"
 
     def model(self, path: str) -> Path:
         """A file of LIBERO's models; UserError where it is missing."""
-        return _present(self.libero / "assets" / path, GET_LIBERO)
+        return _present(self.models / path, GET_LIBERO)
 
     def robot(self, path: str) -> Path:
         """A file of robosuite's models; UserError where it is missing."""
@@ -113,14 +125,12 @@ def split_state(states: np.ndarray, nq: int, nv: int) -> tuple[np.ndarray, np.nd
 
 def find_assets(root: PathLike | None = None, robosuite: PathLike | None = None) -> Assets:
     """The assets in `root`, else in $T2P_LIBERO_ROOT, else in the installed package `libero` (hf-libero's has that name
-    too); robosuite's in `robosuite`, else in $T2P_ROBOSUITE_ROOT, else in robosuite/ beside the others, else in the
-    installed package. A .tar or .tar.xz root is unpacked once, into the cache folder. UserError names what is missing
-    and how to get it."""
+    too, and its models in a folder of their own: `hub_models`); robosuite's in `robosuite`, else in
+    $T2P_ROBOSUITE_ROOT, else in robosuite/ beside the others, else in the installed package. A .tar or .tar.xz root is
+    unpacked once, into the cache folder. UserError names what is missing and how to get it."""
     given = root or os.environ.get(ROOT)
     roots = [_unpacked(Path(given).expanduser())] if given else _installed("libero")
-    libero = _first(roots, _INSIDE, ("assets/scenes", "bddl_files"))
-    if libero is None:
-        raise UserError(f"LIBERO's assets are not found{_looked(roots)}. {GET_LIBERO}")
+    libero, hub = _find_libero(roots)
     given = robosuite or os.environ.get(ROBOSUITE_ROOT)
     beside = [libero / "robosuite", *(r / "robosuite" for r in roots)]
     places = [Path(given).expanduser()] if given else [*beside, *_installed("robosuite")]
@@ -129,7 +139,26 @@ def find_assets(root: PathLike | None = None, robosuite: PathLike | None = None)
         raise UserError(
             f"robosuite's models ({', '.join(_ROBOT_FILES)}) are not found{_looked(places)}. {GET_ROBOSUITE}"
         )
-    return Assets(libero.resolve(), robots.resolve())
+    return Assets(libero.resolve(), robots.resolve(), hub)
+
+
+def _find_libero(roots: Sequence[Path]) -> tuple[Path, Path | None]:
+    """-> Assets.libero, Assets.hub."""
+    if whole := _first(roots, _INSIDE, (f"assets/{_MODELS}", "bddl_files")):
+        return whole, None
+    tasks = _first(roots, _INSIDE, ("bddl_files",))
+    if tasks is None:
+        raise UserError(f"LIBERO's assets are not found{_looked(roots)}. {GET_LIBERO}")
+    if not (hub_models() / _MODELS).is_dir():
+        places = f"{tasks / 'assets'} and, where hf-libero puts them, {hub_models()}"
+        raise UserError(f"{tasks} holds LIBERO's task files, but its models are in neither of {places}. {GET_MODELS}")
+    return tasks, hub_models().resolve()
+
+
+def hub_models() -> Path:
+    """Where hf-libero, whose package holds no models, keeps those that it downloads (its utils/download_utils; no
+    setting of its own moves the folder)."""
+    return Path("~/.cache/libero/assets").expanduser()
 
 
 def _first(roots: Iterable[Path], inside: Iterable[str], needed: Iterable[str]) -> Path | None:

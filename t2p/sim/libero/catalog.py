@@ -242,7 +242,7 @@ ARENAS: Mapping[str, Arena] = {
         fixture_z=-0.04,
         shrink=False,
         zone=(-0.2, 0.0, 0.867),
-        # Its views for looking on are taken to be the kitchen's: no reference holds them.
+        # Its views for looking on are those of the kitchen, also in the original.
         views=_views((0.4586131746834771, 0.0, 1.6103500240372423), _Q1, (1.0, 0.0, 1.48), (2.1, 0.535, 2.075)),
     ),
     "libero_living_room_tabletop_manipulation": Arena(

@@ -175,7 +175,7 @@ def _surroundings(problem: Problem, arena: Arena, assets: Assets) -> mujoco.MjSp
     styles = {"texplane": arena.floor, "tex-wall": arena.wall}
     for texture in spec.textures:
         if texture.name in styles:
-            texture.file = str(assets.libero / "assets" / "textures" / styles[texture.name])
+            texture.file = str(assets.models / "textures" / styles[texture.name])
     if arena.table:
         _resize_table(spec, arena.table)
     _colour(spec.geoms, _ARENA_COLOUR)

@@ -17,6 +17,7 @@ import pytest
 from t2p.io import UserError
 from t2p.sim.libero import assets as module
 from t2p.sim.libero.assets import Assets, find_assets, initial_states, load_problem, split_state
+from t2p.sim.libero.scene import build
 from t2p.sim.libero.suites import SUITES
 
 SUITE, TASK = "libero_goal", "turn_on_the_stove"
@@ -30,6 +31,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("T2P_LIBERO_ROOT", "T2P_ROBOSUITE_ROOT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 def lay(folder: Path, *files: str) -> Path:
@@ -75,6 +77,42 @@ def test_installed_packages_are_found_and_not_imported(tmp_path: Path, monkeypat
         (tmp_path / package / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert find_assets() == Assets(tmp_path / "libero/libero", tmp_path / "robosuite/models/assets")
+
+
+def test_an_installed_hf_libero_has_its_models_in_a_folder_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wheel holds task files and initial states; it downloads the models to ~/.cache/libero/assets."""
+    package = lay(tmp_path / "site/libero/libero", BUNDLE[1], f"init_files/{SUITE}/{TASK}.pruned_init")
+    lay(tmp_path / "site", *(f"robosuite/models/assets/{file}" for file in ROBOTS))
+    lay(tmp_path / "site/libero", "__init__.py")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    models = tmp_path / "home/.cache/libero/assets"
+    with pytest.raises(UserError, match=rf"{package}/assets and, .*{models}. hf-libero downloads.*get_assets_path\(\)"):
+        find_assets()
+    lay(models, "articulated_objects/stove.xml")  # an interrupted download
+    with pytest.raises(UserError, match="get_assets_path"):
+        find_assets(tmp_path / "site/libero")
+    lay(models, "scenes/room.xml")
+    for found in (find_assets(), find_assets(tmp_path / "site/libero")):
+        assert found.model("scenes/room.xml") == models / "scenes/room.xml"
+        assert found.task_file(SUITE, TASK).is_file() and found.states_file(SUITE, TASK).is_file()
+    lay(package, BUNDLE[0])  # what lies beside the task files goes before
+    assert find_assets().model("scenes/room.xml") == package / BUNDLE[0]
+
+
+def test_scenes_are_built_of_models_in_a_folder_of_their_own(
+    assets: Assets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/bddl_files").symlink_to(assets.libero / "bddl_files")
+    (tmp_path / "home/.cache/libero").mkdir(parents=True)
+    (tmp_path / "home/.cache/libero/assets").symlink_to(assets.libero / "assets")
+    monkeypatch.setenv("T2P_ROBOSUITE_ROOT", str(assets.robosuite))
+    found = find_assets(tmp_path / "root")
+    assert found.models == assets.models
+    spec = build(load_problem(found, SUITE, TASK), found)
+    assert any(str(found.models / "textures") in texture.file for texture in spec.textures)
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
