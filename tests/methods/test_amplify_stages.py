@@ -164,6 +164,24 @@ def test_other_heads_act(head: str) -> None:
     assert actions.shape == (ROWS, 3, 10)
 
 
+@pytest.mark.parametrize("output", ["coordinates", "velocities"])
+def test_regression_of_motion(output: str) -> None:
+    """The squared error of what the decoder gives, in [-1, 1], and the tracks that it means."""
+    c = config("motion_tokenizer")
+    c.model.output = output
+    stage, b = make_stage(c), batch(c)
+    tracks = stage.inputs.tracks(b)[0]
+    wanted = tracks[:, :, 1:] if output == "coordinates" else jnp.diff(tracks, axis=2)
+    np.testing.assert_allclose(stage.tracks(wanted, tracks[:, :, 0]), tracks, atol=1e-6)
+    variables = fresh(stage, b)
+    given = stage.net.apply({"params": variables["params"]}, jnp.diff(tracks, axis=2))[0]
+    loss, found = losses(stage, variables, b, jax.random.key(0), False)
+    want = (jnp.square(given - wanted).mean((0, 2, 3, 4)) * np.array(c.loss.weights)).sum()
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
+    mse = jnp.square(stage.tracks(given, tracks[:, :, 0]) - tracks).mean()
+    np.testing.assert_allclose(found["metrics"]["mse"], mse, rtol=1e-5)
+
+
 def test_inverse_only_needs_no_earlier_stage() -> None:
     c = config("inverse_dynamics")
     c.model.inverse.parts = ("image", "proprio")
@@ -219,7 +237,12 @@ def test_classes_and_velocities() -> None:
         ("motion_tokenizer", {"model.window": (15, 14)}, "expected two odd numbers"),
         ("motion_tokenizer", {"loss.weights": (1.0,)}, "for each of the views, which are front, wrist"),
         ("motion_tokenizer", {"window.method": "cubic"}, "linear or spline"),
-        ("forward_dynamics", {"model.dynamics.classes": "all"}, "expected one of nominal, codes"),
+        ("motion_tokenizer", {"model.output": "mse"}, "expected one of .*and of classes, coordinates, velocities"),
+        ("motion_tokenizer", {"model.dropout": 0.001}, "model.dropout is 0.001; expected 0, or at least 0.0039"),
+        ("forward_dynamics", {"model.dynamics.dropout": 0.001}, "model.dynamics.dropout is 0.001; expected 0, or at"),
+        ("forward_dynamics", {"model.tokenizer.dropout": 0.999}, "model.tokenizer.dropout is 0.999; .* at most 0.99"),
+        ("inverse_dynamics", {"model.inverse.dropout": 0.001}, "model.inverse.dropout is 0.001; expected 0, or at lea"),
+        ("forward_dynamics", {"model.dynamics.classes": "all"}, "expected one of nominal, masked, codes"),
         ("forward_dynamics", {"model.images.encoder": "vit"}, "image encoder is 'vit'"),
         ("forward_dynamics", {"model.dynamics.heads": 3}, "not a multiple of model.dynamics.heads 3"),
         ("inverse_dynamics", {"model.inverse.head": "gauss"}, "action head is 'gauss'"),

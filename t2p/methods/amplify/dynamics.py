@@ -14,11 +14,11 @@ from t2p import pytrees  # noqa: F401
 from t2p.io import UserError
 from t2p.methods.amplify import images, inputs, tokenizer
 from t2p.methods.amplify.images import ImageEncoder, one_after_the_other
-from t2p.methods.amplify.motion import cross_entropy, to_tracks, to_velocities
+from t2p.methods.amplify.motion import cross_entropy, to_velocities
 from t2p.methods.amplify.tokenizer import MotionTokenizerStage
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import MODEL, TAUGHT, TRUE_CODES, Predict, Variables
-from t2p.methods.bounds import COUNT, Bound, check_bounds
+from t2p.methods.bounds import COUNT, DROPOUT, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.amplify import ForwardDynamics, MotionTokenizer
 from t2p.models.fsq import codebook_size
@@ -26,8 +26,8 @@ from t2p.models.layers import without_cudnn
 from t2p.types import Array, Batch, Prediction, Tracks, WindowSpec
 
 STAGE = "amplify.forward_dynamics"
-CLASSES = ("nominal", "codes")
-NET_BOUNDS = {**dict.fromkeys(("depth", "heads"), COUNT), "dropout": Bound(0, most=255 / 256)}
+CLASSES = ("nominal", "masked", "codes")
+NET_BOUNDS = {**dict.fromkeys(("depth", "heads"), COUNT), "dropout": DROPOUT}
 BOUNDS = {
     **{f"model.tokenizer.{name}": bound for name, bound in tokenizer.NET_BOUNDS.items()},
     **{f"model.dynamics.{name}": bound for name, bound in NET_BOUNDS.items()},
@@ -42,7 +42,8 @@ def net_settings() -> dict[str, Any]:
         "heads": 8,
         "dropout": 0.1,
         "use_bias": False,
-        "classes": "nominal",  # of the head: the codebook's nominal size (released), or the codes that there are
+        # Of the head: the codebook's nominal size (released), those of them that are no codes masked, or the codes alone.
+        "classes": "nominal",
     }
 
 
@@ -71,7 +72,8 @@ def make_net(
     net = ForwardDynamics(
         image_tokens=tokens,
         length=motion.length,
-        classes=nominal if chosen.classes == "nominal" else codebook_size(motion.levels),
+        classes=codebook_size(motion.levels) if chosen.classes == "codes" else nominal,
+        masked=chosen.classes == "masked",
         levels=motion.levels,
         dim=motion.dim,
         **{name: chosen[name] for name in ("depth", "heads", "dropout", "use_bias")},
@@ -217,7 +219,7 @@ class ForwardDynamicsStage:
         return cond
 
     def generate(self, variables: Variables, cond: Array, dropout: jax.Array | None = None) -> Array:
-        """Greedy codes [B, L]; classes beyond the codebook wrap around, as in the released code. dropout: its rng,
+        """Greedy codes [B, L]; classes beyond the codebook, if not masked, wrap around, as in the released code. dropout: its rng,
         where it is left on."""
         options: dict[str, Any] = {} if dropout is None else {"train": True, "rngs": {"dropout": dropout}}
         found: Any = self.net.apply(self.net_variables(variables), cond, method="generate", **options)
@@ -232,7 +234,7 @@ class ForwardDynamicsStage:
         """Codes [B, L] and first points [B, V, N, 2] -> tracks [B, V, T, N, 2] in AMPLIFY's coordinates."""
         embedded = self.embed(variables, codes)
         output: Any = self.motion.net.apply(self._tokenizer(variables), embedded, method="decode")
-        return to_tracks(self.motion.velocities(output), start)
+        return self.motion.tracks(output, start)
 
     def net_variables(self, variables: Variables) -> Variables:
         """The network's parameters; its quantiser is the frozen tokenizer's."""

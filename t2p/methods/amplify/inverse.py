@@ -19,7 +19,7 @@ from t2p.methods.amplify.dynamics import ForwardDynamicsStage
 from t2p.methods.amplify.images import ImageEncoder, side_by_side
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
-from t2p.methods.bounds import COUNT, NUMBER, POSITIVE, Bound, check_bounds
+from t2p.methods.bounds import COUNT, DROPOUT, NUMBER, POSITIVE, check_bounds
 from t2p.methods.columns import Columns
 from t2p.methods.inverse_heads import FLOW, GAUSSIAN, DiffusionActions, FlowActions, GaussianActions, Head
 from t2p.methods.rows import counted_rows, row_mean
@@ -34,7 +34,7 @@ DYNAMICS = "forward_dynamics"  # in variables["frozen"]
 BOUNDS = {
     **dynamics.BOUNDS,
     **dict.fromkeys((f"model.inverse.{name}" for name in ("depth", "heads", "actions", "action_dim")), COUNT),
-    "model.inverse.dropout": Bound(0, most=255 / 256),
+    "model.inverse.dropout": DROPOUT,
     "model.policy.steps": NUMBER,
 }
 

@@ -24,21 +24,20 @@ from t2p.methods.amplify.motion import (
 )
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import TRUE_CODES, Predict, Variables
-from t2p.methods.bounds import COUNT, NUMBER, POSITIVE, Bound, check_bounds
+from t2p.methods.bounds import COUNT, DROPOUT, NUMBER, POSITIVE, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.metrics.tracks import amplify_measures, normalized_codebook_perplexity
-from t2p.models.amplify import DECODERS, MASKS, MotionTokenizer
+from t2p.models.amplify import DECODERS, MASKS, OUTPUTS, MotionTokenizer
 from t2p.models.fsq import codebook_size, levels_of
 from t2p.types import Array, Batch, Prediction, Tracks, WindowSpec
 
 STAGE = "amplify.motion_tokenizer"
-OUTPUTS = ("classes", "velocities")
 MEASURES = ("mse", "normalized_accuracy", "delta_auc")  # of the paper's Table 2
 NET_BOUNDS = {
     **dict.fromkeys(("dim", "depth", "heads", "mlp"), COUNT),
     "latents": NUMBER,
     "input_scale": POSITIVE,
-    "dropout": Bound(0, most=255 / 256),  # t2p.models.layers.dropout draws to one part in 256
+    "dropout": DROPOUT,
 }
 BOUNDS = {**{f"model.{name}": bound for name, bound in NET_BOUNDS.items()}, **inputs.BOUNDS}
 
@@ -55,7 +54,9 @@ def net_settings() -> dict[str, Any]:
         "mask": "causal",  # or none, diagonal (paper, Appendix E)
         "latents": 0,  # codes of an example; 0: one for each step (released), which are 15; paper: 16
         "queries": "steps",  # of the decoder (released); paper, section 2.2: points
-        "output": "classes",  # or velocities, with the squared error (paper, Appendix E)
+        # Of the decoder: classes of motion; or with the squared error coordinates in [-1, 1] (paper, Appendix E: MSE), or
+        # velocities, as the tokenizer of lucidrains' amplify-pytorch, which is another network otherwise.
+        "output": "classes",
         "per_view": False,
         "input_scale": 1.0,  # the encoder sees velocities times this; released: as they are, a pixel is 1/64
         "dropout": 0.1,
@@ -95,9 +96,8 @@ def make_net(
         levels=levels_of(s.codebook),
         **{
             name: s[name]
-            for name in ("dim", "depth", "heads", "mlp", "mask", "latents", "queries", "per_view", "input_scale")
+            for name in ("dim", "depth", "heads", "mlp", "mask", "latents", "queries", "output", "per_view", "input_scale")
         },
-        classify=s.output == "classes",
         dropout=s.dropout,
         dtype=jnp.dtype(config.dtype),
         remat=config.remat,
@@ -185,19 +185,20 @@ class MotionTokenizerStage:
     def flops_per_example(self, batch: Batch) -> float:
         return 3 * net_flops(self.net)
 
-    def velocities(self, output: Array) -> Array:
-        """The network's output [..., c] -> velocities [..., 2]."""
-        return likeliest(output, self.net.window, self.inputs.image_size) if self.net.classify else output
-
     def tracks(self, output: Array, start: Array) -> Array:
         """The network's output [B, V, T - 1, N, c] and the first points [B, V, N, 2] -> tracks [B, V, T, N, 2]."""
-        return to_tracks(self.velocities(output), start)
+        if self.net.output == "coordinates":
+            return jnp.concatenate([start[:, :, None], output], axis=2)
+        if self.net.output == "classes":
+            output = likeliest(output, self.net.window, self.inputs.image_size)
+        return to_tracks(output, start)
 
     def _errors(self, output: Array, tracks: Array) -> Array:
         """[..., T - 1, N, c] and [..., T, N, 2] -> [..., T - 1], means over the points."""
-        if self.net.classify:
+        if self.net.output == "classes":
             return cross_entropy(output, to_classes(tracks, self.net.window, self.inputs.image_size)).mean(-1)
-        return jnp.square(output - to_velocities(tracks)).mean((-2, -1))
+        targets = tracks[..., 1:, :, :] if self.net.output == "coordinates" else to_velocities(tracks)
+        return jnp.square(output - targets).mean((-2, -1))
 
 
 def measures(predicted: Array, true: Array, height: int, rows: Array) -> dict[str, Array]:
