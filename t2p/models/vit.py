@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from t2p.geometry.conventions import Size
+from t2p.io import UserError
 from t2p.models.layers import Array, Dtype, LayerNorm, Linear, Mlp, attention
-from t2p.models.resnet import IMAGENET
+from t2p.models.resnet import IMAGENET, Statistics
 
 EPSILON = 1e-6
 INIT = nn.initializers.truncated_normal(0.02)
@@ -35,8 +36,9 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> tuple[Array, Array]:
-        """images: [b, h, w, 3], normalised, sides multiples of the patch -> the class token [b, d] and the patches'
-        tokens, row after row, [b, r s, d], float32."""
+        """images: [b, h, w, 3], normalised, sides multiples of the patch (else UserError) -> the class token [b, d] and
+        the patches' tokens, row after row, [b, r s, d], float32."""
+        self.tokens(images.shape[1:3])
         embed = nn.Conv(self.dim, (self.patch,) * 2, self.patch, "VALID", dtype=self.dtype, name="patch")
         x = embed(images)
         size = x.shape[1:3]
@@ -50,6 +52,15 @@ class ViT(nn.Module):
         x = LayerNorm(EPSILON, name="norm")(x).astype(jnp.float32)
         return x[:, 0], x[:, 1:]
 
+    def tokens(self, size: Size) -> int:
+        """Patches of a picture of `size` (H, W); UserError where they do not fill it."""
+        if any(side % self.patch for side in size):
+            raise UserError(
+                f"pictures of {size[0]} x {size[1]} are not whole patches of {self.patch} x {self.patch}: give the image "
+                f"encoder a size (height, width) of multiples of {self.patch}, such as ({16 * self.patch}, {16 * self.patch})"
+            )
+        return math.prod(side // self.patch for side in size)
+
     @property
     def width(self) -> int:
         """Numbers of a token."""
@@ -57,7 +68,7 @@ class ViT(nn.Module):
 
     def flops(self, size: Size) -> float:
         """Multiply-adds of the matrix products, times two, for one image of `size` (H, W)."""
-        n, d = math.prod(side // self.patch for side in size), self.dim
+        n, d = self.tokens(size), self.dim
         return 2.0 * (n * self.patch**2 * 3 * d + self.depth * (n + 1) * (12 * d * d + 2 * (n + 1) * d))
 
 
@@ -97,7 +108,7 @@ def resized(positions: Array, grid: Size, size: Size) -> Array:
     return jnp.concatenate([positions[:, :1], table.reshape(1, -1, d)], axis=1)
 
 
-HALF = ((0.5,) * 3, (0.5,) * 3)  # mean and standard deviation of timm's Vision Transformers
+HALF: Statistics = ((0.5,) * 3, (0.5,) * 3)  # of timm's Vision Transformers
 _SMALL, _BASE = {"dim": 384, "heads": 6}, {"dim": 768, "heads": 12}
 _DINOV2 = {"patch": 14, "grid": (37, 37), "scaled": True}  # trained at 518 x 518
 # 21.7, 85.8, 22.1 and 86.6 million parameters; timm's vit_small_patch16_224, ..., vit_base_patch14_dinov2.

@@ -14,7 +14,7 @@ from t2p import pytrees  # noqa: F401
 from t2p.io import UserError
 from t2p.methods.amplify import images, inputs, tokenizer
 from t2p.methods.amplify.images import ImageEncoder, one_after_the_other
-from t2p.methods.amplify.motion import cross_entropy, to_velocities
+from t2p.methods.amplify.motion import cross_entropy
 from t2p.methods.amplify.tokenizer import MotionTokenizerStage
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import MODEL, TAUGHT, TRUE_CODES, Predict, Variables
@@ -103,7 +103,8 @@ class ForwardDynamicsStage:
         tokens = len(window.views) * encoder.tokens
         net = make_net(config.model.dynamics, motion, tokens, config, platform)
         weights = (1.0,) * len(window.views)  # its loss is not used here
-        return cls(MotionTokenizerStage(motion, window, weights, False), encoder, net)
+        looks = tokenizer.make_encoder(config.model.tokenizer)
+        return cls(MotionTokenizerStage(motion, window, weights, False, looks), encoder, net)
 
     def exact(self) -> ForwardDynamicsStage:
         """The same in float32. Half precision, wherever it is left, moves the logits by a share of 0.004 and more, and
@@ -126,13 +127,13 @@ class ForwardDynamicsStage:
 
     @property
     def window(self) -> WindowSpec:
-        return WindowSpec(**self.inputs.fields(), **self.images.window(), text=True)
+        return WindowSpec(**self.inputs.fields(), **self.motion.looks() | self.images.window(), text=True)
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
         rngs = jax.random.split(rng, 3)
         tokenizer = self.motion.init(rngs[0], batch)
         own = self.images.init(rngs[1])
-        tokens = one_after_the_other(self.images.see(own, batch, self.inputs.views))
+        tokens = one_after_the_other(self.images.zeros(inputs.batch_rows(batch), len(self.inputs.views)))
 
         def run(net: ForwardDynamics, tokens: Array, text: Array, codes: Array) -> Any:
             return net(net.condition(tokens, text), codes)
@@ -140,7 +141,8 @@ class ForwardDynamicsStage:
         codes = jnp.zeros((len(tokens), self.net.length), jnp.int32)
         params = dict(self.net.init({"params": rngs[2]}, tokens, batch.text, codes, method=run)["params"])
         del params["fsq"]  # the tokenizer's
-        frozen = {"tokenizer": {"params": tokenizer["params"]}}
+        # An encoder of its own comes with the tokenizer: its codes are those of the weights that it was trained on.
+        frozen = {"tokenizer": {name: tokenizer[name] for name in ("params", "frozen") if tokenizer[name]}}
         return self.images.place({"params": {"dynamics": params}, "batch_stats": {}, "frozen": frozen}, own)
 
     def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
@@ -148,7 +150,7 @@ class ForwardDynamicsStage:
         after the true ones, are decoded and measured as tracks (released code)."""
         tracks, _ = self.inputs.tracks(batch)
         rows = counted_rows(batch, len(tracks), "tracks", "images", "features")
-        codes = self.codes(variables, tracks)
+        codes = self.codes(variables, batch)
         logits = self.logits(variables, batch, codes, rng) if train else self.exact_logits(variables, batch, codes)
         loss = row_mean(cross_entropy(logits, codes).mean(-1), rows)
         best = logits.argmax(-1)
@@ -172,7 +174,7 @@ class ForwardDynamicsStage:
     def predict_taught(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
         """The same with the likeliest code after the true ones of batch.tracks, at every place (released code: what
         its validation measures)."""
-        codes = self.codes(variables, self.inputs.tracks(batch)[0])
+        codes = self.codes(variables, batch)
         return self._prediction(variables, batch, self.exact_logits(variables, batch, codes).argmax(-1))
 
     def reconstruct(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
@@ -203,10 +205,9 @@ class ForwardDynamicsStage:
         with jax.default_matmul_precision("highest"):
             return self.exact().logits(variables, batch, codes)
 
-    def codes(self, variables: Variables, tracks: Array) -> Array:
-        """The true codes [B, L] of tracks [B, V, T, N, 2]."""
-        encoded: Any = self.motion.net.apply(self._tokenizer(variables), to_velocities(tracks), method="encode")
-        return jax.lax.stop_gradient(encoded[1])
+    def codes(self, variables: Variables, batch: Batch) -> Array:
+        """The true codes [B, L] of batch.tracks."""
+        return jax.lax.stop_gradient(self.motion.codes(self._tokenizer(variables), batch))
 
     def condition(self, variables: Variables, batch: Batch) -> Array:
         """[B, V P + 1, d] of a batch's pictures, or their tokens, and sentences."""
@@ -227,13 +228,14 @@ class ForwardDynamicsStage:
 
     def embed(self, variables: Variables, codes: Array) -> Array:
         """[B, L] -> [B, L, d]."""
-        found: Any = self.motion.net.apply(self._tokenizer(variables), codes, method="embed")
+        own = {"params": self._tokenizer(variables)["params"]}
+        found: Any = self.motion.net.apply(own, codes, method="embed")
         return found
 
     def decode(self, variables: Variables, codes: Array, start: Array) -> Array:
         """Codes [B, L] and first points [B, V, N, 2] -> tracks [B, V, T, N, 2] in AMPLIFY's coordinates."""
-        embedded = self.embed(variables, codes)
-        output: Any = self.motion.net.apply(self._tokenizer(variables), embedded, method="decode")
+        embedded, own = self.embed(variables, codes), {"params": self._tokenizer(variables)["params"]}
+        output: Any = self.motion.net.apply(own, embedded, method="decode")
         return self.motion.tracks(output, start)
 
     def net_variables(self, variables: Variables) -> Variables:
@@ -245,10 +247,11 @@ class ForwardDynamicsStage:
         assert batch.text is not None, "the window asks for text"
         pictures = len(self.inputs.views) * self.images.flops() * (3 if self.images.trained else 1)
         own = 3 * net_flops(self.net, self.images.net.width, batch.text.shape[-1])
-        return own + pictures + tokenizer.net_flops(self.motion.net)
+        return own + pictures + tokenizer.net_flops(self.motion.net) + self.motion.picture_flops()
 
     def _tokenizer(self, variables: Variables) -> Variables:
-        return jax.lax.stop_gradient({"params": variables["frozen"]["tokenizer"]["params"]})
+        """Its variables; in "frozen" those of the image encoder that it looks through, if it does."""
+        return jax.lax.stop_gradient({"frozen": {}, **variables["frozen"]["tokenizer"]})
 
 
 def net_flops(net: ForwardDynamics, image: int, text: int) -> float:

@@ -178,13 +178,15 @@ class InverseDynamicsStage:
 
     @property
     def window(self) -> WindowSpec:
-        fields = self.inputs.fields()
-        if not (self.sees_motion and self.codes == "true"):
+        fields, seen = self.inputs.fields(), self.forward.images.window()
+        if self.sees_motion and self.codes == "true":
+            seen = self.forward.motion.looks() | seen
+        else:
             for name in ("track_set", "tracks", "points", "track_steps"):
                 fields[name] = None
         return WindowSpec(
             **fields,
-            **self.forward.images.window(),
+            **seen,
             actions=FieldWindow(tuple(range(self.actions[0])), pad="zero" if self.padding == "zero" else "repeat"),
             proprio=FieldWindow((0,)),
             proprio_keys=self.columns.proprio,
@@ -240,7 +242,7 @@ class InverseDynamicsStage:
         its codes are not the likeliest ones anyway, and half precision is good enough for them."""
         stage, codes = self if dropout is not None else self.exact(), None
         if self.sees_motion and self.codes == "true":
-            codes = self.forward.codes(self.forward_variables(variables), self.inputs.tracks(batch)[0])
+            codes = self.forward.codes(self.forward_variables(variables), batch)
         elif self.sees_motion:
             codes = stage.predict_codes(variables, batch, dropout)
         return stage._condition(variables, batch, codes)
