@@ -21,7 +21,7 @@ PREFIX = "--config."
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """spec: FILE.py or FILE.py:variant, whose get_config(variant) gives the config. overrides: "--config.key=value"
     (or "--config.key", "value"), typed like the value that they replace; a path at a new name among data.sources or
-    data.validation adds a source, and init_from.NAME.path with a part of config.model an entry. Returns the locked config.
+    data.validation adds a source, one at init_from.NAME, a part of config.model, an entry. Returns the locked config.
 
     Raises UserError for a missing file, an unknown key (naming the nearest one), a value of another type or out of
     bounds."""
@@ -64,8 +64,10 @@ def _add_sources(config: ml_collections.ConfigDict, overrides: Sequence[str]) ->
             with config.unlocked():
                 config.data[found[1]][found[2]] = source_config()
         part = re.match(rf"{re.escape(PREFIX)}init_from\.([^.=]+)\.path(=|$)", argument)
-        if part and part[1] not in config.init_from and isinstance(
-            config.get("model", {}).get(part[1]), ml_collections.ConfigDict
+        if (
+            part
+            and part[1] not in config.init_from
+            and isinstance(config.get("model", {}).get(part[1]), ml_collections.ConfigDict)
         ):
             with config.unlocked():
                 config.init_from[part[1]] = ml_collections.ConfigDict({"path": "", "rules": ()})

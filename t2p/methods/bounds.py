@@ -31,7 +31,9 @@ class Bound(NamedTuple):
         ends = [f"above {self.low:g}" if self.above else f"at least {self.low:g}"]
         ends += [] if self.below is None else [f"below {self.below:g}"]
         ends += [] if self.most is None else [f"at most {self.most:g}"]
-        return ("0, or " if self.zero else "") + ("" if self.low or not self.above else "a number ") + " and ".join(ends)
+        return (
+            ("0, or " if self.zero else "") + ("" if self.low or not self.above else "a number ") + " and ".join(ends)
+        )
 
 
 COUNT = Bound(1)  # of something that there must be one of

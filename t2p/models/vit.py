@@ -38,10 +38,11 @@ class ViT(nn.Module):
     def __call__(self, images: Array) -> tuple[Array, Array]:
         """images: [b, h, w, 3], normalised, sides multiples of the patch (else UserError) -> the class token [b, d] and
         the patches' tokens, row after row, [b, r s, d], float32."""
-        self.tokens(images.shape[1:3])
+        _, height, width, _ = images.shape
+        self.tokens((height, width))
         embed = nn.Conv(self.dim, (self.patch,) * 2, self.patch, "VALID", dtype=self.dtype, name="patch")
         x = embed(images)
-        size = x.shape[1:3]
+        size = height // self.patch, width // self.patch
         token = self.param("class", INIT, (1, 1, self.dim))
         positions = self.param("positions", INIT, (1, 1 + math.prod(self.grid), self.dim))
         first = jnp.broadcast_to(token, (len(x), 1, self.dim)).astype(x.dtype)
@@ -55,9 +56,10 @@ class ViT(nn.Module):
     def tokens(self, size: Size) -> int:
         """Patches of a picture of `size` (H, W); UserError where they do not fill it."""
         if any(side % self.patch for side in size):
+            p = self.patch
             raise UserError(
-                f"pictures of {size[0]} x {size[1]} are not whole patches of {self.patch} x {self.patch}: give the image "
-                f"encoder a size (height, width) of multiples of {self.patch}, such as ({16 * self.patch}, {16 * self.patch})"
+                f"pictures of {size[0]} x {size[1]} are not whole patches of {p} x {p}: give the image encoder a size "
+                f"(height, width) of multiples of {p}, such as ({16 * p}, {16 * p})"
             )
         return math.prod(side // self.patch for side in size)
 

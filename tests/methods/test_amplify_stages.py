@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t2p.geometry.resample import resize_bilinear
 from t2p.io import UserError
 from t2p.methods.amplify import inverse
 from t2p.methods.amplify.motion import class_velocities, likeliest, to_classes, to_tracks, to_velocities, view_weights
-from t2p.geometry.resample import resize_bilinear
 from t2p.methods.registry import make_policy, make_stage
 from t2p.models import vit
 from t2p.types import Batch, Tracks

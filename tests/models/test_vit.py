@@ -23,7 +23,7 @@ def official(net: ViT) -> dict[str, np.ndarray]:
     found = {}
     for name, x in to_official(vit_rows(net.depth, net.scaled), ours).items():
         wave = np.sin(0.37 * np.arange(x.size) + sum(map(ord, name)) % 97).reshape(x.shape)
-        around_one = "norm" in name and name.endswith("weight") or name.endswith("gamma")
+        around_one = ("norm" in name and name.endswith("weight")) or name.endswith("gamma")
         size = 0.1 if x.ndim == 1 else 0.5 / np.sqrt(np.prod(x.shape[1:]))
         found[name] = (1 + 0.2 * wave if around_one else size * wave).astype(np.float32)
     return found
@@ -86,7 +86,9 @@ def test_a_gradient_of_positions_stays_one_when_resized():
 
 
 def test_pictures_of_broken_patches_are_refused():
-    with pytest.raises(UserError, match=r"10 x 8 are not whole patches of 4 x 4: .* multiples of 4, such as \(64, 64\)"):
+    with pytest.raises(
+        UserError, match=r"10 x 8 are not whole patches of 4 x 4: .* multiples of 4, such as \(64, 64\)"
+    ):
         ViT(**TINY).init(jax.random.key(0), jnp.zeros((1, 10, 8, 3)))
 
 
@@ -101,8 +103,14 @@ def without(name):
         (without("cls_token"), "lacks cls_token and is no Vision Transformer with a class token"),
         (without("blocks.1.attn.proj.bias"), r"Missing \(1\): blocks\.1\.attn\.proj\.bias"),
         (lambda w: w.update({"reg_token": np.zeros((1, 4, 8))}), r"Unknown \(1\): reg_token"),
-        (lambda w: w.update({"pos_embed": np.zeros((1, 8, 8))}), "7 places beside the class token's; expected a square"),
-        (lambda w: w.update({"blocks.0.mlp.fc1.weight": np.zeros((16, 8))}), r"block_0/mlp/fc1/kernel is \(8, 16\), not"),
+        (
+            lambda w: w.update({"pos_embed": np.zeros((1, 8, 8))}),
+            "7 places beside the class token's; expected a square",
+        ),
+        (
+            lambda w: w.update({"blocks.0.mlp.fc1.weight": np.zeros((16, 8))}),
+            r"block_0/mlp/fc1/kernel is \(8, 16\), not",
+        ),
     ],
 )
 def test_files_that_do_not_fit(change, message):

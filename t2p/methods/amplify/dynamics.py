@@ -42,7 +42,7 @@ def net_settings() -> dict[str, Any]:
         "heads": 8,
         "dropout": 0.1,
         "use_bias": False,
-        # Of the head: the codebook's nominal size (released), those of them that are no codes masked, or the codes alone.
+        # Of the head: the codebook's nominal size (released), the same with what is no code masked, or codes alone.
         "classes": "nominal",
     }
 
@@ -220,8 +220,8 @@ class ForwardDynamicsStage:
         return cond
 
     def generate(self, variables: Variables, cond: Array, dropout: jax.Array | None = None) -> Array:
-        """Greedy codes [B, L]; classes beyond the codebook, if not masked, wrap around, as in the released code. dropout: its rng,
-        where it is left on."""
+        """Greedy codes [B, L]; classes beyond the codebook, if not masked, wrap around, as in the released code.
+        dropout: its rng, where it is left on."""
         options: dict[str, Any] = {} if dropout is None else {"train": True, "rngs": {"dropout": dropout}}
         found: Any = self.net.apply(self.net_variables(variables), cond, method="generate", **options)
         return found[0]

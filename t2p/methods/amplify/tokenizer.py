@@ -55,14 +55,14 @@ def net_settings() -> dict[str, Any]:
         "mask": "causal",  # or none, diagonal (paper, Appendix E)
         "latents": 0,  # codes of an example; 0: one for each step (released), which are 15; paper: 16
         "queries": "steps",  # of the decoder (released); paper, section 2.2: points
-        # Of the decoder: classes of motion; or with the squared error coordinates in [-1, 1] (paper, Appendix E: MSE), or
-        # velocities, as the tokenizer of lucidrains' amplify-pytorch, which is another network otherwise.
+        # Of the decoder: classes of motion; or, with the squared error, coordinates in [-1, 1] (paper, Appendix E) or
+        # velocities (lucidrains' amplify-pytorch, whose network is another one).
         "output": "classes",
         "per_view": False,
         "input_scale": 1.0,  # the encoder sees velocities times this; released: as they are, a pixel is 1/64
         "dropout": 0.1,
-        # The encoder looks at the first pictures, too (Joint Tokenization: paper, Appendix E; released code, off), through
-        # a frozen image encoder, to which the other keys belong.
+        # joint: the encoder looks at the first pictures, too (paper, Appendix E: Joint Tokenization; released: no),
+        # through a frozen image encoder, to which the other keys belong.
         "images": {"joint": False, **images.settings()},
     }
 
@@ -104,7 +104,18 @@ def make_net(
         levels=levels_of(s.codebook),
         **{
             name: s[name]
-            for name in ("dim", "depth", "heads", "mlp", "mask", "latents", "queries", "output", "per_view", "input_scale")
+            for name in (
+                "dim",
+                "depth",
+                "heads",
+                "mlp",
+                "mask",
+                "latents",
+                "queries",
+                "output",
+                "per_view",
+                "input_scale",
+            )
         },
         images=joint(s),
         dropout=s.dropout,
@@ -156,7 +167,8 @@ class MotionTokenizerStage:
         encoder = make_encoder(config.model, config.data.features)
         if encoder is None and images.NAME in config.init_from:
             raise UserError(
-                "init_from.images is given, and the motion tokenizer looks at no pictures: set model.images.joint to True"
+                "init_from.images is given, and the motion tokenizer looks at no pictures: set model.images.joint to "
+                "True"
             )
         net = make_net(config.model, window, config, platform)
         return cls(net, window, weights, config.loss.mask_padding, encoder)
