@@ -139,3 +139,11 @@ def test_every_table_of_the_paper_has_its_commands():
     section = DOCS[DOCS.index("## Commands for each table") :].split("\n## ")[0]
     for number in (1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15, 16, 17):
         assert re.search(rf"Tables?[^|.]*\b{number}\b", section) or ("11 to 13" in section and number == 12), number
+
+
+def test_weights_of_an_encoder_that_the_tokenizer_does_not_look_through_are_refused():
+    images = "--config.init_from.images.path=RESNET"
+    with pytest.raises(UserError, match="looks at no pictures: set model.images.joint to True"):
+        make_stage(load_config(f"{CONFIGS}/motion_tokenizer.py:released", [images]))
+    joint = load_config(f"{CONFIGS}/motion_tokenizer.py:released", [images, "--config.model.images.joint=True"])
+    assert joint.init_from.images.path == "RESNET" and make_stage(joint).window.images is not None
