@@ -64,11 +64,8 @@ def _add_sources(config: ml_collections.ConfigDict, overrides: Sequence[str]) ->
             with config.unlocked():
                 config.data[found[1]][found[2]] = source_config()
         part = re.match(rf"{re.escape(PREFIX)}init_from\.([^.=]+)\.path(=|$)", argument)
-        if (
-            part
-            and part[1] not in config.init_from
-            and isinstance(config.get("model", {}).get(part[1]), ml_collections.ConfigDict)
-        ):
+        model = config.get("model", {})
+        if part and part[1] not in config.init_from and isinstance(model.get(part[1]), ml_collections.ConfigDict):
             with config.unlocked():
                 config.init_from[part[1]] = ml_collections.ConfigDict({"path": "", "rules": ()})
 

@@ -143,7 +143,7 @@ def test_every_table_of_the_paper_has_its_commands():
 
 def test_weights_of_an_encoder_that_the_tokenizer_does_not_look_through_are_refused():
     images = "--config.init_from.images.path=RESNET"
-    with pytest.raises(UserError, match="looks at no pictures: set model.images.joint to True"):
+    with pytest.raises(UserError, match=r"looks at no pictures: set model\.images\.joint to True"):
         make_stage(load_config(f"{CONFIGS}/motion_tokenizer.py:released", [images]))
     joint = load_config(f"{CONFIGS}/motion_tokenizer.py:released", [images, "--config.model.images.joint=True"])
     assert joint.init_from.images.path == "RESNET" and make_stage(joint).window.images is not None
