@@ -111,15 +111,15 @@ class ImageEncoder:
         return jnp.zeros((rows, views, *self.shape))
 
     def init(self, rng: jax.Array) -> dict[str, Any]:
-        """{"params", "batch_stats"}."""
+        """{"params"}, and with batch norm "batch_stats"."""
         found = self.net.init({"params": rng}, jnp.zeros((1, *self.size, 3)))
-        return {"params": found["params"], "batch_stats": found.get("batch_stats", {})}
+        return {name: found[name] for name in ("params", "batch_stats") if name in found}
 
     def place(self, variables: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         """The stage's variables with the encoder's own ones where they belong."""
         if not self.trained:
             return {**variables, "frozen": {**variables["frozen"], NAME: own}}
-        stats = {NAME: own["batch_stats"]} if own["batch_stats"] else {}
+        stats = {NAME: own["batch_stats"]} if own.get("batch_stats") else {}
         params = {**variables["params"], NAME: own["params"]}
         return {**variables, "params": params, "batch_stats": {**variables["batch_stats"], **stats}}
 
