@@ -21,7 +21,7 @@ PREFIX = "--config."
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """spec: FILE.py or FILE.py:variant, whose get_config(variant) gives the config. overrides: "--config.key=value"
     (or "--config.key", "value"), typed like the value that they replace; a path at a new name among data.sources or
-    data.validation adds a source. Returns the locked config.
+    data.validation adds a source, one at init_from.NAME, a part of config.model, an entry. Returns the locked config.
 
     Raises UserError for a missing file, an unknown key (naming the nearest one), a value of another type or out of
     bounds."""
@@ -57,12 +57,17 @@ def _parse(
 
 
 def _add_sources(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
-    """Makes room for the sources that only the overrides name."""
+    """Makes room for the sources, and for the weights of parts of the model, that only the overrides name."""
     for argument in overrides:
         found = re.match(rf"{re.escape(PREFIX)}data\.(sources|validation)\.([^.=]+)\.path(=|$)", argument)
         if found and found[2] not in config.data[found[1]]:
             with config.unlocked():
                 config.data[found[1]][found[2]] = source_config()
+        part = re.match(rf"{re.escape(PREFIX)}init_from\.([^.=]+)\.path(=|$)", argument)
+        model = config.get("model", {})
+        if part and part[1] not in config.init_from and isinstance(model.get(part[1]), ml_collections.ConfigDict):
+            with config.unlocked():
+                config.init_from[part[1]] = ml_collections.ConfigDict({"path": "", "rules": ()})
 
 
 def _own_error(error: BaseException) -> UserError | None:

@@ -95,6 +95,12 @@ def _resnet() -> Converter:
     return Converter("images.resnet", "", resnet.read_resnet)
 
 
+def _vit() -> Converter:
+    from t2p.convert import vit
+
+    return Converter("images.vit", "", vit.read_vit)
+
+
 CONVERTERS: dict[str, Callable[[], Converter]] = {
     "atm.track_transformer": _atm_track_transformer,
     "atm.policy": _atm_policy,
@@ -104,4 +110,5 @@ CONVERTERS: dict[str, Callable[[], Converter]] = {
     "amplify.inverse_dynamics": _amplify_inverse_dynamics,
     "amplify.bundle": _amplify_bundle,
     "images.resnet": _resnet,
+    "images.vit": _vit,
 }

@@ -16,19 +16,18 @@ from t2p.geometry.conventions import from_atm, to_atm
 from t2p.io import UserError
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
-from t2p.methods.bounds import COUNT, NUMBER, SHARE, Bound, check_bounds
+from t2p.methods.bounds import COUNT, DROPOUT, NUMBER, SHARE, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.atm import VARIANTS, TrackTransformer, unpatchify
 from t2p.types import ANY_VIEW, Array, Batch, FieldWindow, Prediction, Tracks, WindowSpec
 
 STAGE = "atm.track_transformer"
-_DROPOUT = Bound(0, most=255 / 256)  # t2p.models.layers.dropout draws to one part in 256
 _COUNTS = ("dim", "depth", "heads", "patch", "frames", "track_steps", "track_patch", "text_hidden", "text_layers")
 NET_BOUNDS = {
     **dict.fromkeys(_COUNTS, COUNT),
     "head_dim": NUMBER,  # 0: dim / heads
-    "attention_dropout": _DROPOUT,
-    "mlp_dropout": _DROPOUT,
+    "attention_dropout": DROPOUT,
+    "mlp_dropout": DROPOUT,
 }
 BOUNDS = {
     **dict.fromkeys(("window.points", "window.horizon"), COUNT),

@@ -21,7 +21,7 @@ from t2p.methods import atm
 from t2p.methods.atm_tracks import TRACKER, PredictedTracks
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
-from t2p.methods.bounds import COUNT, NUMBER, Bound, check_bounds
+from t2p.methods.bounds import COUNT, DROPOUT, NUMBER, Bound, check_bounds
 from t2p.methods.columns import Columns
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.atm_policy import ID_CHANNELS, VARIANTS, Depth, TrackPolicy, patch_grid
@@ -38,7 +38,7 @@ BOUNDS = {
     **dict.fromkeys((f"model.net.{name}" for name in ("track_patch", "text_hidden", "text_layers")), COUNT),
     **dict.fromkeys((f"model.net.{name}" for name in ("temporal_dim", "head_hidden", "head_layers")), NUMBER),
     "model.net.dim": Bound(ID_CHANNELS + 1),
-    "model.net.dropout": Bound(0, most=255 / 256),
+    "model.net.dropout": DROPOUT,
     "window.steps": COUNT,
     "model.policy.steps": NUMBER,
 }

@@ -10,17 +10,20 @@ from t2p.io import UserError
 
 
 class Bound(NamedTuple):
-    """Numbers from `low` on, or above it with `above`; below `below` and at most `most`, where given."""
+    """Numbers from `low` on, or above it with `above`; below `below` and at most `most`, where given. zero: 0, too."""
 
     low: float
     above: bool = False
     below: float | None = None
     most: float | None = None
+    zero: bool = False
 
     def holds(self, value: Any) -> bool:
         """False for what is no number, and for NaN and infinity."""
         if not isinstance(value, int | float) or not math.isfinite(value):
             return False
+        if self.zero and value == 0:
+            return True
         low = value > self.low if self.above else value >= self.low
         return low and (self.below is None or value < self.below) and (self.most is None or value <= self.most)
 
@@ -28,7 +31,9 @@ class Bound(NamedTuple):
         ends = [f"above {self.low:g}" if self.above else f"at least {self.low:g}"]
         ends += [] if self.below is None else [f"below {self.below:g}"]
         ends += [] if self.most is None else [f"at most {self.most:g}"]
-        return ("" if self.low or not self.above else "a number ") + " and ".join(ends)
+        return (
+            ("0, or " if self.zero else "") + ("" if self.low or not self.above else "a number ") + " and ".join(ends)
+        )
 
 
 COUNT = Bound(1)  # of something that there must be one of
@@ -36,6 +41,7 @@ NUMBER = Bound(0)  # of something that there may be none of
 POSITIVE = Bound(0, above=True)
 DECAY = Bound(0, below=1)
 SHARE = Bound(0, most=1)
+DROPOUT = Bound(1 / 256, most=255 / 256, zero=True)  # t2p.models.layers.dropout draws to one part in 256
 
 
 def check_bounds(config: Mapping[str, Any], bounds: Mapping[str, Bound]) -> None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t2p.io import UserError
-from t2p.models.fsq import FSQ
+from t2p.models.fsq import FSQ, codebook_size
 from t2p.models.gpt import Decoder, Encoder
 from t2p.models.layers import Array, Dtype, Linear, uniform_by_fan_in, without_cudnn
 
@@ -26,6 +26,7 @@ Error = Callable[[Array, Array], Array]
 
 MASKS = ("causal", "none", "diagonal")
 DECODERS = ("steps", "points")
+OUTPUTS = ("classes", "coordinates", "velocities")
 
 
 def attention_mask(kind: str, length: int) -> np.ndarray:
@@ -56,7 +57,7 @@ class MotionTokenizer(nn.Module):
     latents: int = 0  # codes of an example where not one for each step (paper, Appendix E): so many learned tokens
     images: bool = False  # the encoder looks at the first picture, too (an ablation of both)
     queries: str = "steps"  # of the decoder: steps (released), or points that cross-attend the codes (paper, Sec. 2.2)
-    classify: bool = True  # motion classes; else velocities, for the squared error (paper, Appendix E)
+    output: str = "classes"  # of motion; or two numbers, for a squared error: see t2p.methods.amplify.tokenizer
     input_scale: float = 1.0  # the encoder sees velocities times this (released: as they are, a pixel is 1/64)
     dropout: float = 0.1
     dtype: Dtype = jnp.float32
@@ -77,7 +78,7 @@ class MotionTokenizer(nn.Module):
     @property
     def outputs(self) -> int:
         """c: numbers for the motion of a point in a step."""
-        return self.window[0] * self.window[1] if self.classify else 2
+        return self.window[0] * self.window[1] if self.output == "classes" else 2
 
     def setup(self) -> None:
         stack: dict[str, Any] = {"heads": self.heads, "dim": self.dim, "dropout": self.dropout, "dtype": self.dtype}
@@ -125,15 +126,16 @@ class MotionTokenizer(nn.Module):
         return embeddings, codes, {"encoded": z, **aux}
 
     def _encode(self, x: Array, images: Array | None, train: bool) -> Array:
-        """[b, tokens, d] -> [b, l, d]; learned latents stand after the motion and see all of it."""
+        """[b, tokens, d] -> [b, l, d]; learned latents stand after the motion and see all of it, whatever the mask."""
         if self.latents:
             latents = jnp.broadcast_to(self.latent, (len(x), *self.latent.shape[1:]))
             x = jnp.concatenate([x, latents.astype(x.dtype)], axis=1)
-        mask = jnp.asarray(attention_mask(self.mask, x.shape[1]))
+        mask = attention_mask(self.mask, x.shape[1])
+        mask[self.tokens :, : self.tokens] = True
         if images is None:
-            z, _ = self.encoder(x, mask, train)
+            z, _ = self.encoder(x, jnp.asarray(mask), train)
         else:
-            z = self.encoder(x, self.image(images), mask, train)
+            z = self.encoder(x, self.image(images), jnp.asarray(mask), train)
         return z[:, -self.length :]
 
     def errors(
@@ -260,6 +262,7 @@ class ForwardDynamics(nn.Module):
     image_tokens: int  # of all views together, v p
     length: int  # l
     classes: int = 2048  # of the head: the nominal size of the codebook
+    masked: bool = False  # classes that are no codes have no probability (the release gives them some)
     levels: tuple[int, ...] = (8, 8, 6, 5)
     dim: int = 768
     depth: int = 8
@@ -305,11 +308,11 @@ class ForwardDynamics(nn.Module):
         """Teacher forcing. cond: as `condition` gives it; codes: [b, l] the true ones. -> logits [b, l, classes]
         float32, where l sees only the codes before it, and the trunk's output [b, v p + 1 + l, d]. train: dropout."""
         out = self._forced(cond, codes, train, None)
-        return self.head(out[:, self.conditions :]).astype(jnp.float32), out
+        return self._classes(out[:, self.conditions :]), out
 
     def logits(self, cond: Array, codes: Array, train: bool = False) -> Array:
         """The same logits [b, l, classes] alone, for less work."""
-        return self.head(self._forced(cond, codes, train, self.length)).astype(jnp.float32)
+        return self._classes(self._forced(cond, codes, train, self.length))
 
     def _forced(self, cond: Array, codes: Array, train: bool, last: int | None) -> Array:
         """The trunk's output [b, last or all, d] with the true codes before each place."""
@@ -352,7 +355,14 @@ class ForwardDynamics(nn.Module):
         """[b, l] -> [b, l, d]: what inverse dynamics is given."""
         return self.fsq.embed(codes)
 
+    def _classes(self, out: Array) -> Array:
+        """[..., d] -> logits [..., classes] float32."""
+        logits = self.head(out).astype(jnp.float32)
+        if not self.masked:
+            return logits
+        return jnp.where(np.arange(self.classes) < codebook_size(self.levels), logits, jnp.finfo(jnp.float32).min)
+
     def _choose(self, out: Array) -> tuple[Array, Array]:
         """[b, d] -> the best code [b] and all logits [b, classes]."""
-        logits = self.head(out).astype(jnp.float32)
+        logits = self._classes(out)
         return logits.argmax(-1).astype(jnp.int32), logits

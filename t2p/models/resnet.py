@@ -24,7 +24,8 @@ EPSILON = 1e-5
 NORMS = ("batch", "group")
 CHANNELS_PER_GROUP = 16  # Chi et al. 2023 (released code)
 WIDTHS = (64, 128, 256, 512)
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of RGB in [0, 1]
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of RGB in [0, 1]
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Norm(nn.Module):
@@ -124,20 +125,21 @@ def vision_tokens(
     variables: {"params", "batch_stats"}; images: [b, v, h, w, 3] in [0, 1], resized to `size` (H, W). The release
     feeds them as they are; normalise: by ImageNet's mean and standard deviation. pooled: the map's mean as the only
     token. -> [b, v * P, c] float32; P: ceil(H / 32) * ceil(W / 32) with the four stages of a published size."""
-    x = _resize(images.reshape(-1, *images.shape[2:]), size)
-    if normalise:
-        mean, std = (jnp.asarray(numbers, x.dtype) for numbers in IMAGENET)
-        x = (x - mean) / std
+    x = prepared(images.reshape(-1, *images.shape[2:]), size, IMAGENET if normalise else None)
     mean_token, maps = net.apply(variables, x)
     tokens = mean_token if pooled else maps[f"layer_{len(net.blocks) - 1}"].astype(jnp.float32)
     return tokens.reshape(len(images), -1, net.width)
 
 
-def _resize(images: Array, size: Size) -> Array:
-    if images.shape[1:3] == tuple(size):
+def prepared(images: Array, size: Size, statistics: Statistics | None) -> Array:
+    """Pictures [b, h, w, 3] in [0, 1], resized to `size` (H, W) and then normalised, if statistics are given."""
+    if images.shape[1:3] != tuple(size):
+        with jax.default_matmul_precision("highest"):  # a matrix product, which a TPU takes in bfloat16
+            images = resize_bilinear(images, size)
+    if statistics is None:
         return images
-    with jax.default_matmul_precision("highest"):  # interpolation is a matrix product, which a TPU takes in bfloat16
-        return resize_bilinear(images, size)
+    mean, std = (jnp.asarray(numbers, images.dtype) for numbers in statistics)
+    return (images - mean) / std
 
 
 # 11.2, 21.3 and 23.5 million parameters.

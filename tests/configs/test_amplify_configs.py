@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from t2p.data.augment import Augment
 from t2p.data.mixture import select_episodes
 from t2p.io import UserError
 from t2p.methods.amplify.mixtures import MIXTURES
+from t2p.methods.registry import make_stage
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/amplify"
 
@@ -98,3 +101,49 @@ def test_ten_percent_of_twenty_demonstrations_are_the_first_two_of_each_task():
         chosen[stage] = {(infos[n].task, infos[n].id) for n in select_episodes("s", infos, (), source.fraction)}
     assert chosen["inverse_dynamics"] == {(task, f"demo_{k}") for task in "ab" for k in (0, 1)}
     assert len(chosen["forward_dynamics"]) == 40
+
+
+DOCS = (CONFIGS.parents[1] / "docs/amplify.md").read_text()
+# What the stages that are built on a stage are told of it, by the beginning of the stage's own keys.
+TOLD = {
+    "motion_tokenizer": {"model.": "model.tokenizer.", "window.": "window."},
+    "forward_dynamics": {"model.dynamics.": "model.dynamics.", "model.images.": "model.images.", "window.": "window."},
+}
+
+
+def commands() -> list[tuple[str, str]]:
+    """(stage, what stands behind its file's name) of the table of the paper's tables."""
+    section = DOCS[DOCS.index("## Commands for each table") :].split("\n## ")[0]
+    rows = [re.split(r"(?<!\\)\|", line)[2:5] for line in section.splitlines() if line.startswith("| Table")]
+    cells = [(stage, cell) for row in rows for stage, cell in zip(STAGES, row, strict=True)]
+    return [(stage, found) for stage, cell in cells for found in re.findall(r"`(:[^`]*)`", cell)]
+
+
+@pytest.mark.parametrize(("stage", "command"), commands())
+def test_commands_of_the_papers_tables_make_stages(stage, command):
+    variant, *settings = shlex.split(command)
+    make_stage(load_config(f"{CONFIGS}/{stage}.py{variant}", settings))
+    told = [
+        f"--config.{new}{setting.removeprefix(f'--config.{old}')}"
+        for setting in settings
+        for old, new in TOLD.get(stage, {}).items()
+        if setting.startswith(f"--config.{old}")
+    ]
+    for later in STAGES[STAGES.index(stage) + 1 :] if told else ():
+        if variant.startswith((":released", ":paper")):
+            make_stage(load_config(f"{CONFIGS}/{later}.py{variant}", told))
+
+
+def test_every_table_of_the_paper_has_its_commands():
+    assert len(commands()) > 30
+    section = DOCS[DOCS.index("## Commands for each table") :].split("\n## ")[0]
+    for number in (1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15, 16, 17):
+        assert re.search(rf"Tables?[^|.]*\b{number}\b", section) or ("11 to 13" in section and number == 12), number
+
+
+def test_weights_of_an_encoder_that_the_tokenizer_does_not_look_through_are_refused():
+    images = "--config.init_from.images.path=RESNET"
+    with pytest.raises(UserError, match=r"looks at no pictures: set model\.images\.joint to True"):
+        make_stage(load_config(f"{CONFIGS}/motion_tokenizer.py:released", [images]))
+    joint = load_config(f"{CONFIGS}/motion_tokenizer.py:released", [images, "--config.model.images.joint=True"])
+    assert joint.init_from.images.path == "RESNET" and make_stage(joint).window.images is not None

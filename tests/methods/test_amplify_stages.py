@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t2p.geometry.resample import resize_bilinear
 from t2p.io import UserError
 from t2p.methods.amplify import inverse
 from t2p.methods.amplify.motion import class_velocities, likeliest, to_classes, to_tracks, to_velocities, view_weights
 from t2p.methods.registry import make_policy, make_stage
+from t2p.models import vit
 from t2p.types import Batch, Tracks
 
 ROWS, CONFIGS = 3, Path(__file__).resolve().parents[2] / "configs/amplify"
@@ -57,7 +59,7 @@ def fresh(stage: Any, b: Batch) -> Any:
     rng = np.random.default_rng(1)
 
     def draw(path: Any, x: Any) -> np.ndarray:
-        ones = jax.tree_util.keystr(path[-1:]) == "['scale']"
+        ones = jax.tree_util.keystr(path[-1:]) in ("['scale']", "['var']")
         return np.ones(x.shape, np.float32) if ones else 0.2 * rng.standard_normal(x.shape, np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(stage.init, jax.random.key(0), b))
@@ -164,6 +166,104 @@ def test_other_heads_act(head: str) -> None:
     assert actions.shape == (ROWS, 3, 10)
 
 
+@pytest.mark.parametrize("output", ["coordinates", "velocities"])
+def test_regression_of_motion(output: str) -> None:
+    """The squared error of what the decoder gives, in [-1, 1], and the tracks that it means."""
+    c = config("motion_tokenizer")
+    c.model.output = output
+    stage, b = make_stage(c), batch(c)
+    tracks = stage.inputs.tracks(b)[0]
+    wanted = tracks[:, :, 1:] if output == "coordinates" else jnp.diff(tracks, axis=2)
+    np.testing.assert_allclose(stage.tracks(wanted, tracks[:, :, 0]), tracks, atol=1e-6)
+    variables = fresh(stage, b)
+    given = stage.net.apply({"params": variables["params"]}, jnp.diff(tracks, axis=2))[0]
+    loss, found = losses(stage, variables, b, jax.random.key(0), False)
+    want = (jnp.square(given - wanted).mean((0, 2, 3, 4)) * np.array(c.loss.weights)).sum()
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
+    mse = jnp.square(stage.tracks(given, tracks[:, :, 0]) - tracks).mean()
+    np.testing.assert_allclose(found["metrics"]["mse"], mse, rtol=1e-5)
+
+
+def other_pictures(b: Batch) -> Batch:
+    return b.replace(images={view: 255 - x for view, x in b.images.items()})
+
+
+def test_a_tokenizer_that_looks_at_pictures() -> None:
+    """Codes and loss depend on them, gradients leave the encoder alone; what it decodes is as long as ever."""
+    c = config("motion_tokenizer")
+    assert make_stage(c).window.images is None
+    c.model.images.joint = True
+    stage, b = make_stage(c), batch(c)
+    assert stage.window.images is not None and stage.encoder is not None
+    variables = fresh(stage, b)
+    assert set(variables["frozen"]) == {"images"} and variables["params"]["image"]["kernel"].shape == (2 * 16, 16)
+    codes = [predict(stage, variables, x).aux["codes"] for x in (b, other_pictures(b))]
+    assert (codes[0] != codes[1]).any()
+    first, other = (losses(stage, variables, x, jax.random.key(0), False)[0] for x in (b, other_pictures(b)))
+    assert abs(first - other) > 1e-5
+    plain = make_stage(config("motion_tokenizer"))
+    assert stage.flops_per_example(b) > plain.flops_per_example(b)
+
+
+def test_settings_from_before_there_was_a_choice_make_the_same_stage() -> None:
+    for name, part in (("motion_tokenizer", "model"), ("forward_dynamics", "model.tokenizer")):
+        c, old = config(name), config(name)
+        with old.unlocked():
+            tokenizer = old.model if part == "model" else old.model.tokenizer
+            del tokenizer.images
+            if part != "model":
+                del old.model.images.pooling
+        assert make_stage(c) == make_stage(old)
+
+
+def test_stages_on_a_tokenizer_that_looks_at_pictures() -> None:
+    """Its encoder comes along, apart from forward dynamics' own; true codes are the tokenizer's own."""
+    c = config("motion_tokenizer")
+    c.model.images.joint = True
+    own, b = make_stage(c), batch(c)
+    f = config("forward_dynamics")
+    f.model.tokenizer.images.joint = True
+    stage, b = make_stage(f), batch(f)
+    variables = fresh(stage, b)
+    assert set(variables["frozen"]["tokenizer"]) == {"params", "frozen"} and "images" in variables["params"]
+    codes = own.codes(variables["frozen"]["tokenizer"], b)
+    np.testing.assert_array_equal(stage.codes(variables, b), codes)
+    assert (codes != stage.codes(variables, other_pictures(b))).any()
+    assert np.isfinite(losses(stage, variables, b, jax.random.key(0), True)[0])
+    c = config("inverse_dynamics")
+    c.model.tokenizer.images.joint, c.model.codes.source, c.data.features = True, "true", "cached"
+    c.model.seen, c.model.images.trained = "shared", False
+    window = make_stage(c).window
+    assert window.images is not None and window.features is not None  # the tokenizer's, forward dynamics'
+    c.model.codes.source = "predicted"
+    assert make_stage(c).window.images is None
+
+
+@pytest.mark.parametrize(("pooled", "pooling", "tokens"), [(False, "mean", 4), (True, "mean", 1), (True, "class", 1)])
+def test_a_vision_transformer_sees(monkeypatch: Any, pooled: bool, pooling: str, tokens: int) -> None:
+    monkeypatch.setitem(vit.VARIANTS, "small", {"patch": 4, "dim": 12, "depth": 1, "heads": 2, "grid": (3, 3)})
+    c = config("forward_dynamics")
+    c.model.images.update({"encoder": "small", "pooled": pooled, "pooling": pooling, "trained": False})
+    encoder, b = make_stage(c).images, batch(c)
+    own = encoder.init(jax.random.key(0))
+    seen = encoder.see(own, b, c.window.views)
+    assert seen.shape == (ROWS, 2, tokens, 12) == (ROWS, 2, *encoder.shape)
+    pictures = jnp.asarray(b.images["wrist"][:, 0], jnp.float32) / 255
+    token, patches = encoder.net.apply({"params": own["params"]}, resize_bilinear(pictures, (8, 8)))
+    want = patches if not pooled else {"mean": patches.mean(1), "class": token}[pooling][:, None]
+    np.testing.assert_allclose(seen[:, 1], want, atol=1e-5)
+    assert encoder.key(own)["pooled"] == ("class" if pooling == "class" else pooled)
+    assert encoder.flops() > 0 and make_stage(c).net.image_tokens == 2 * tokens
+
+
+@pytest.mark.parametrize(("encoder", "mean"), [("vit_s16", (0.5, 0.5, 0.5)), ("dinov2_s14", (0.485, 0.456, 0.406))])
+def test_normalise_is_by_what_the_weights_were_trained_on(encoder: str, mean: tuple[float, ...]) -> None:
+    c = config("forward_dynamics", "released")
+    c.model.images.update({"encoder": encoder, "normalise": True})
+    found = make_stage(c).images
+    assert found.statistics[0] == mean and found.tokens == (196 if encoder == "vit_s16" else 256)
+
+
 def test_inverse_only_needs_no_earlier_stage() -> None:
     c = config("inverse_dynamics")
     c.model.inverse.parts = ("image", "proprio")
@@ -219,8 +319,26 @@ def test_classes_and_velocities() -> None:
         ("motion_tokenizer", {"model.window": (15, 14)}, "expected two odd numbers"),
         ("motion_tokenizer", {"loss.weights": (1.0,)}, "for each of the views, which are front, wrist"),
         ("motion_tokenizer", {"window.method": "cubic"}, "linear or spline"),
-        ("forward_dynamics", {"model.dynamics.classes": "all"}, "expected one of nominal, codes"),
+        ("motion_tokenizer", {"model.output": "mse"}, "expected one of .*and of classes, coordinates, velocities"),
+        ("motion_tokenizer", {"model.dropout": 0.001}, "model.dropout is 0.001; expected 0, or at least 0.0039"),
+        ("forward_dynamics", {"model.dynamics.dropout": 0.001}, "model.dynamics.dropout is 0.001; expected 0, or at"),
+        ("forward_dynamics", {"model.tokenizer.dropout": 0.999}, "model.tokenizer.dropout is 0.999; .* at most 0.99"),
+        ("inverse_dynamics", {"model.inverse.dropout": 0.001}, "model.inverse.dropout is 0.001; expected 0, or at lea"),
+        ("forward_dynamics", {"model.dynamics.classes": "all"}, "expected one of nominal, masked, codes"),
         ("forward_dynamics", {"model.images.encoder": "vit"}, "image encoder is 'vit'"),
+        ("forward_dynamics", {"model.images.encoder": "vit_s16"}, "8 x 8 are not whole patches of 16 x 16"),
+        ("forward_dynamics", {"model.images.pooling": "max"}, "pooling is 'max'; expected one of mean, class"),
+        ("forward_dynamics", {"model.images.pooling": "class"}, "resnet18 has no class token"),
+        (
+            "forward_dynamics",
+            {"model.images.encoder": "dinov2_s14", "model.images.pooling": "class"},
+            "set pooled to True to see that token",
+        ),
+        (
+            "motion_tokenizer",
+            {"model.images.joint": True, "model.images.trained": True},
+            "motion tokenizer's image encoder is trained",
+        ),
         ("forward_dynamics", {"model.dynamics.heads": 3}, "not a multiple of model.dynamics.heads 3"),
         ("inverse_dynamics", {"model.inverse.head": "gauss"}, "action head is 'gauss'"),
         ("inverse_dynamics", {"model.inverse.std": -1.0}, "expected a number above 0, or 'learned'"),

@@ -9,6 +9,7 @@ import pytest
 
 from t2p.checkpoint import match_layers
 from t2p.io import UserError
+from t2p.methods.amplify.motion import cross_entropy
 from t2p.models.amplify import ForwardDynamics, MotionTokenizer, attention_mask
 
 V, T, N, D = 2, 5, 9, 16
@@ -101,6 +102,17 @@ def test_what_a_code_sees(params: Any, mask: str, changed: list[int]) -> None:
     assert np.flatnonzero(differs).tolist() == changed
 
 
+@pytest.mark.parametrize("mask", ["causal", "none", "diagonal"])
+def test_latents_see_all_motion_whatever_the_mask(mask: str) -> None:
+    model, x = tokenizer(mask=mask, latents=3), velocities()
+    own = jax.jit(model.init)(jax.random.key(1), x)["params"]
+    before = encode(model, own, x)[2]["encoded"]
+    assert np.abs(before[0] - before[1]).max(-1).min() > 1e-4  # two examples, every latent
+    for step in range(T):
+        moved = encode(model, own, x.at[:, :, step].add(0.3))[2]["encoded"]
+        assert np.abs(moved - before).max(-1).min() > 1e-5, step
+
+
 def test_points_and_views_have_their_places(params: Any) -> None:
     """Motion of the points is told apart by their places; in the decoder a point is its row of the table."""
     model, x, order = tokenizer(), velocities(), np.random.default_rng(0).permutation(N)
@@ -176,6 +188,27 @@ def test_cached_decoding_equals_full_recomputation(scan: bool) -> None:
     np.testing.assert_array_equal(codes, full.argmax(-1))
 
 
+def test_classes_that_are_no_codes_have_no_probability() -> None:
+    """Of the same weights: 64 classes of which 40 are codes, and a head that likes the others best."""
+    plain, masked = (ForwardDynamics(6, 7, 64, m, (8, 5), D, heads=4, depth=1) for m in (False, True))
+    params = start(plain, 10, 12)
+    params["head"]["bias"] = params["head"]["bias"].at[40:].add(9.0)
+    own, codes = {"params": params}, jnp.arange(14).reshape(2, 7)
+    cond = jax.random.normal(jax.random.key(3), (2, 7, D))
+    assert plain.apply(own, cond, method="generate")[0].min() >= 40
+    found, logits = masked.apply(own, cond, method="generate")
+    assert found.max() < 40 and logits.shape == (2, 7, 64)
+
+    def loss(params: Any, model: ForwardDynamics, classes: int) -> jax.Array:
+        logits: Any = model.apply({"params": params}, cond, codes, method="logits")
+        return cross_entropy(logits[..., :classes], codes).mean()
+
+    run = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 2))
+    got, want = run(params, masked, 64), run(params, plain, 40)  # softmax over those that are codes
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
+    assert run(params, plain, 64)[0] > got[0] + 1
+
+
 @pytest.mark.parametrize("scan", [False, True])
 def test_logits_alone_are_those_of_the_whole_sequence(scan: bool) -> None:
     """And so are their gradients: the last layer's outputs for the conditions were never used."""
@@ -222,9 +255,9 @@ def test_conditions_never_see_codes_and_codes_only_the_past() -> None:
     [
         pytest.param({"latents": 3}, 3, 35, marks=pytest.mark.long),
         pytest.param({"queries": "points"}, T, 35, marks=pytest.mark.long),
-        pytest.param({"classify": False}, T, 2, marks=pytest.mark.long),
+        pytest.param({"output": "coordinates"}, T, 2, marks=pytest.mark.long),
         pytest.param({"images": True}, T, 35, marks=pytest.mark.long),
-        ({"latents": 8, "queries": "points", "images": True, "classify": False}, 8, 2),
+        ({"latents": 8, "queries": "points", "images": True, "output": "velocities"}, 8, 2),
     ],
     ids=str,
 )

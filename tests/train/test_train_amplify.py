@@ -11,6 +11,8 @@ from amplify_episodes import episode
 
 import t2p
 from t2p import checkpoint
+from t2p.cli.config import load_config
+from t2p.cli.main import main
 from t2p.data.store import finish, write_shard
 from t2p.io import UserError
 from t2p.methods.instructed import instruct
@@ -27,7 +29,10 @@ def config(name: str, data: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"train_amplify_{name}", CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    c = module.get_config("debug")
+    return short(module.get_config("debug"), data)
+
+
+def short(c: Any, data: Path) -> Any:
     for part in (c.data.sources, c.data.validation):
         for source in part:
             part[source] = source_config(str(data))
@@ -90,6 +95,34 @@ def test_the_policy_acts_in_the_actions_own_units(runs: dict[str, Path]) -> None
     limits = trained.config.statistics.actions
     assert action.shape == (2, 10) and aux["codes"].shape == (2, 3)
     assert (action >= np.array(limits.min) - 1e-4).all() and (action <= np.array(limits.max) + 1e-4).all()
+
+
+@pytest.mark.long
+def test_a_tokenizer_that_looks_at_pictures_and_what_is_built_on_it(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Its frozen encoder comes along to forward dynamics and the policy, and `t2p eval` measures both."""
+    seen = variables(runs["forward_dynamics"])["params"]["images"]
+    checkpoint.export(str(tmp_path / "images"), {"params": seen, "batch_stats": {}, "frozen": {}}, {"config": {}})
+    joint = "--config.model.images.joint=True", f"--config.init_from.images.path={tmp_path / 'images'}"
+    settings = [*joint, "--config.model.images.norm=group", "--config.model.images.size=(64, 64)"]
+    settings += ["--config.model.images.widths=(16,)", "--config.model.images.stem=16"]
+    c = short(load_config(f"{CONFIGS}/motion_tokenizer.py:debug", settings).unlock(), runs["data"])
+    train(c, tmp_path / "tokens")
+    f = config("forward_dynamics", runs["data"])
+    f.init_from.tokenizer.path, f.model.tokenizer.images = str(tmp_path / "tokens"), c.model.images
+    train(f, tmp_path / "dynamics")
+    tokenizer, forward = variables(tmp_path / "tokens"), variables(tmp_path / "dynamics")
+    assert equal(tokenizer["frozen"]["images"]["params"], seen)
+    assert equal(forward["frozen"]["tokenizer"]["frozen"]["images"]["params"], seen)
+    assert not equal(forward["params"]["images"], seen)
+    p = config("inverse_dynamics", runs["data"])
+    p.init_from.forward_dynamics.path, p.model.tokenizer.images = str(tmp_path / "dynamics"), c.model.images
+    p.model.codes.source = "true"
+    train(p, tmp_path / "policy")
+    policy = variables(tmp_path / "policy")
+    assert equal(policy["frozen"]["tokenizer"]["frozen"]["images"]["params"], seen)
+    for name in ("tokens", "dynamics"):
+        data = ["--data", str(runs["data"]), "--split", "train"]
+        assert main(["eval", "--checkpoint", str(tmp_path / name), "--which", "latest", *data]) == 0
 
 
 @pytest.mark.long

@@ -45,9 +45,16 @@ def config(stage: str, where: Path, features: str = "", **images: Any) -> Any:
         c.init_from.forward_dynamics.path = str(where / "forward")
         for limits in c.statistics.values():
             limits.update({"min": (-1.0,), "max": (1.0,)})
+        return shorten(c)
+    c.init_from.images = {"path": str(where / "images"), "rules": ()}
+    if stage == "motion_tokenizer":
+        c.model.images.update({"joint": True, "stem": 16})
     else:
-        c.init_from.images = {"path": str(where / "images"), "rules": ()}
         c.init_from.tokenizer.path = str(where / "tokenizer")
+    return shorten(c)
+
+
+def shorten(c: Any) -> Any:
     c.steps, c.batch_size, c.log.tensorboard = 2, 2, False
     c.optimizer.warmup_steps = 1
     c.eval.update({"every": 2, "batches": 1})
@@ -122,6 +129,15 @@ def test_a_step_on_cached_features_is_the_step_on_pictures(where: Path) -> None:
     pictures = step_loss("forward_dynamics", where, "")
     assert abs(step_loss("forward_dynamics", where, "whole") - pictures) < 1e-6 * pictures
     assert 0 < abs(step_loss("forward_dynamics", where, "half") - pictures) < 1e-3 * pictures
+
+
+@pytest.mark.long
+def test_so_it_is_for_a_tokenizer_that_looks_at_pictures(where: Path) -> None:
+    """On the same features, which forward dynamics made."""
+    c = config("motion_tokenizer", where, "whole")
+    check_features(c, make_stage(c), {"images": images_of(where)})
+    pictures = step_loss("motion_tokenizer", where, "")
+    assert abs(step_loss("motion_tokenizer", where, "whole") - pictures) < 1e-5 * pictures
 
 
 @pytest.mark.long

@@ -15,11 +15,11 @@ from t2p import pytrees  # noqa: F401
 from t2p.io import UserError
 from t2p.methods.amplify import images, inputs, tokenizer
 from t2p.methods.amplify.images import ImageEncoder, one_after_the_other
-from t2p.methods.amplify.motion import cross_entropy, to_tracks, to_velocities
+from t2p.methods.amplify.motion import cross_entropy
 from t2p.methods.amplify.tokenizer import MotionTokenizerStage
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import MODEL, TAUGHT, TRUE_CODES, Predict, Variables
-from t2p.methods.bounds import COUNT, Bound, check_bounds
+from t2p.methods.bounds import COUNT, DROPOUT, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.models.amplify import ForwardDynamics, MotionTokenizer
 from t2p.models.fsq import codebook_size
@@ -27,8 +27,8 @@ from t2p.models.layers import without_cudnn
 from t2p.types import Array, Batch, Prediction, Tracks, WindowSpec
 
 STAGE = "amplify.forward_dynamics"
-CLASSES = ("nominal", "codes")
-NET_BOUNDS = {**dict.fromkeys(("depth", "heads"), COUNT), "dropout": Bound(0, most=255 / 256)}
+CLASSES = ("nominal", "masked", "codes")
+NET_BOUNDS = {**dict.fromkeys(("depth", "heads"), COUNT), "dropout": DROPOUT}
 BOUNDS = {
     **{f"model.tokenizer.{name}": bound for name, bound in tokenizer.NET_BOUNDS.items()},
     **{f"model.dynamics.{name}": bound for name, bound in NET_BOUNDS.items()},
@@ -43,7 +43,8 @@ def net_settings() -> dict[str, Any]:
         "heads": 8,
         "dropout": 0.1,
         "use_bias": False,
-        "classes": "nominal",  # of the head: the codebook's nominal size (released), or the codes that there are
+        # Of the head: the codebook's nominal size (released), the same with what is no code masked, or codes alone.
+        "classes": "nominal",
     }
 
 
@@ -72,7 +73,8 @@ def make_net(
     net = ForwardDynamics(
         image_tokens=tokens,
         length=motion.length,
-        classes=nominal if chosen.classes == "nominal" else codebook_size(motion.levels),
+        classes=codebook_size(motion.levels) if chosen.classes == "codes" else nominal,
+        masked=chosen.classes == "masked",
         levels=motion.levels,
         dim=motion.dim,
         **{name: chosen[name] for name in ("depth", "heads", "dropout", "use_bias")},
@@ -104,7 +106,8 @@ class ForwardDynamicsStage:
         tokens = len(window.views) * encoder.tokens
         net = make_net(config.model.dynamics, motion, tokens, config, platform)
         weights = (1.0,) * len(window.views)  # its loss is not used here
-        return cls(MotionTokenizerStage(motion, window, weights, False), encoder, net)
+        looks = tokenizer.make_encoder(config.model.tokenizer)
+        return cls(MotionTokenizerStage(motion, window, weights, False, looks), encoder, net)
 
     def exact(self) -> ForwardDynamicsStage:
         """The same in float32. Half precision, wherever it is left, moves the logits by a share of 0.004 and more, and
@@ -127,13 +130,13 @@ class ForwardDynamicsStage:
 
     @property
     def window(self) -> WindowSpec:
-        return WindowSpec(**self.inputs.fields(), **self.images.window(), text=True)
+        return WindowSpec(**self.inputs.fields(), **self.motion.looks() | self.images.window(), text=True)
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
         rngs = jax.random.split(rng, 3)
         tokenizer = self.motion.init(rngs[0], batch)
         own = self.images.init(rngs[1])
-        tokens = one_after_the_other(self.images.see(own, batch, self.inputs.views))
+        tokens = one_after_the_other(self.images.zeros(inputs.batch_rows(batch), len(self.inputs.views)))
 
         def run(net: ForwardDynamics, tokens: Array, text: Array, codes: Array) -> Any:
             return net(net.condition(tokens, text), codes)
@@ -141,7 +144,8 @@ class ForwardDynamicsStage:
         codes = jnp.zeros((len(tokens), self.net.length), jnp.int32)
         params = dict(self.net.init({"params": rngs[2]}, tokens, batch.text, codes, method=run)["params"])
         del params["fsq"]  # the tokenizer's
-        frozen = {"tokenizer": {"params": tokenizer["params"]}}
+        # An encoder of its own comes with the tokenizer: its codes are those of the weights that it was trained on.
+        frozen = {"tokenizer": {name: tokenizer[name] for name in ("params", "frozen") if tokenizer[name]}}
         return self.images.place({"params": {"dynamics": params}, "batch_stats": {}, "frozen": frozen}, own)
 
     def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
@@ -149,7 +153,7 @@ class ForwardDynamicsStage:
         after the true ones, are decoded and measured as tracks (released code)."""
         tracks, _ = self.inputs.tracks(batch)
         rows = counted_rows(batch, len(tracks), "tracks", "images", "features")
-        codes = self.codes(variables, tracks)
+        codes = self.codes(variables, batch)
         logits = self.logits(variables, batch, codes, rng) if train else self.exact_logits(variables, batch, codes)
         loss = row_mean(cross_entropy(logits, codes).mean(-1), rows)
         best = logits.argmax(-1)
@@ -173,7 +177,7 @@ class ForwardDynamicsStage:
     def predict_taught(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
         """The same with the likeliest code after the true ones of batch.tracks, at every place (released code: what
         its validation measures)."""
-        codes = self.codes(variables, self.inputs.tracks(batch)[0])
+        codes = self.codes(variables, batch)
         return self._prediction(variables, batch, self.exact_logits(variables, batch, codes).argmax(-1))
 
     def reconstruct(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
@@ -204,10 +208,9 @@ class ForwardDynamicsStage:
         with jax.default_matmul_precision("highest"):
             return self.exact().logits(variables, batch, codes)
 
-    def codes(self, variables: Variables, tracks: Array) -> Array:
-        """The true codes [B, L] of tracks [B, V, T, N, 2]."""
-        encoded: Any = self.motion.net.apply(self._tokenizer(variables), to_velocities(tracks), method="encode")
-        return jax.lax.stop_gradient(encoded[1])
+    def codes(self, variables: Variables, batch: Batch) -> Array:
+        """The true codes [B, L] of batch.tracks."""
+        return jax.lax.stop_gradient(self.motion.codes(self._tokenizer(variables), batch))
 
     def condition(self, variables: Variables, batch: Batch) -> Array:
         """[B, V P + 1, d] of a batch's pictures, or their tokens, and sentences."""
@@ -220,22 +223,23 @@ class ForwardDynamicsStage:
         return cond
 
     def generate(self, variables: Variables, cond: Array, dropout: jax.Array | None = None) -> Array:
-        """Greedy codes [B, L]; classes beyond the codebook wrap around, as in the released code. dropout: its rng,
-        where it is left on."""
+        """Greedy codes [B, L]; classes beyond the codebook, if not masked, wrap around, as in the released code.
+        dropout: its rng, where it is left on."""
         options: dict[str, Any] = {} if dropout is None else {"train": True, "rngs": {"dropout": dropout}}
         found: Any = self.net.apply(self.net_variables(variables), cond, method="generate", **options)
         return found[0]
 
     def embed(self, variables: Variables, codes: Array) -> Array:
         """[B, L] -> [B, L, d]."""
-        found: Any = self.motion.net.apply(self._tokenizer(variables), codes, method="embed")
+        own = {"params": self._tokenizer(variables)["params"]}
+        found: Any = self.motion.net.apply(own, codes, method="embed")
         return found
 
     def decode(self, variables: Variables, codes: Array, start: Array) -> Array:
         """Codes [B, L] and first points [B, V, N, 2] -> tracks [B, V, T, N, 2] in AMPLIFY's coordinates."""
-        embedded = self.embed(variables, codes)
-        output: Any = self.motion.net.apply(self._tokenizer(variables), embedded, method="decode")
-        return to_tracks(self.motion.velocities(output), start)
+        embedded, own = self.embed(variables, codes), {"params": self._tokenizer(variables)["params"]}
+        output: Any = self.motion.net.apply(own, embedded, method="decode")
+        return self.motion.tracks(output, start)
 
     def net_variables(self, variables: Variables) -> Variables:
         """The network's parameters; its quantiser is the frozen tokenizer's."""
@@ -246,10 +250,11 @@ class ForwardDynamicsStage:
         assert batch.text is not None, "the window asks for text"
         pictures = len(self.inputs.views) * self.images.flops() * (3 if self.images.trained else 1)
         own = 3 * net_flops(self.net, self.images.net.width, batch.text.shape[-1])
-        return own + pictures + tokenizer.net_flops(self.motion.net)
+        return own + pictures + tokenizer.net_flops(self.motion.net) + self.motion.picture_flops()
 
     def _tokenizer(self, variables: Variables) -> Variables:
-        return jax.lax.stop_gradient({"params": variables["frozen"]["tokenizer"]["params"]})
+        """Its variables; in "frozen" those of the image encoder that it looks through, if it does."""
+        return jax.lax.stop_gradient({"frozen": {}, **variables["frozen"]["tokenizer"]})
 
 
 def net_flops(net: ForwardDynamics, image: int, text: int) -> float:

@@ -19,7 +19,7 @@ from t2p.methods.amplify.dynamics import ForwardDynamicsStage
 from t2p.methods.amplify.images import ImageEncoder, side_by_side
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import Variables
-from t2p.methods.bounds import COUNT, NUMBER, POSITIVE, Bound, check_bounds
+from t2p.methods.bounds import COUNT, DROPOUT, NUMBER, POSITIVE, check_bounds
 from t2p.methods.columns import Columns
 from t2p.methods.inverse_heads import FLOW, GAUSSIAN, DiffusionActions, FlowActions, GaussianActions, Head
 from t2p.methods.rows import counted_rows, row_mean
@@ -36,7 +36,7 @@ FORWARD = {f"model.{part}": f"model.{part}" for part in ("tokenizer", "dynamics"
 BOUNDS = {
     **dynamics.BOUNDS,
     **dict.fromkeys((f"model.inverse.{name}" for name in ("depth", "heads", "actions", "action_dim")), COUNT),
-    "model.inverse.dropout": Bound(0, most=255 / 256),
+    "model.inverse.dropout": DROPOUT,
     "model.policy.steps": NUMBER,
 }
 
@@ -182,13 +182,15 @@ class InverseDynamicsStage:
 
     @property
     def window(self) -> WindowSpec:
-        fields = self.inputs.fields()
-        if not (self.sees_motion and self.codes == "true"):
+        fields, seen = self.inputs.fields(), self.forward.images.window()
+        if self.sees_motion and self.codes == "true":
+            seen = self.forward.motion.looks() | seen
+        else:
             for name in ("track_set", "tracks", "points", "track_clamp", "track_steps"):
                 fields[name] = None
         return WindowSpec(
             **fields,
-            **self.forward.images.window(),
+            **seen,
             actions=FieldWindow(tuple(range(self.actions[0])), pad="zero" if self.padding == "zero" else "repeat"),
             proprio=FieldWindow((0,)),
             proprio_keys=self.columns.proprio,
@@ -244,7 +246,7 @@ class InverseDynamicsStage:
         its codes are not the likeliest ones anyway, and half precision is good enough for them."""
         stage, codes = self if dropout is not None else self.exact(), None
         if self.sees_motion and self.codes == "true":
-            codes = self.forward.codes(self.forward_variables(variables), self.inputs.tracks(batch)[0])
+            codes = self.forward.codes(self.forward_variables(variables), batch)
         elif self.sees_motion:
             codes = stage.predict_codes(variables, batch, dropout)
         return stage._condition(variables, batch, codes)

@@ -68,8 +68,10 @@ def debug(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     tiny = {"blocks": (1,), "widths": (16,), "size": (8, 8)}
     if config.stage == "amplify.motion_tokenizer":
         config.model.update(small)
+        config.model.images.update(tiny)
     else:
         config.model.tokenizer.update(small)
+        config.model.tokenizer.images.update(tiny)
         config.model.dynamics.update({"depth": 1, "heads": 2})
         config.model.images.update(tiny)
     if config.stage == "amplify.inverse_dynamics":

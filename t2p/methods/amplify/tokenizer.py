@@ -12,7 +12,8 @@ import numpy as np
 
 from t2p import pytrees  # noqa: F401
 from t2p.io import UserError
-from t2p.methods.amplify import inputs
+from t2p.methods.amplify import images, inputs
+from t2p.methods.amplify.images import ImageEncoder, side_by_side
 from t2p.methods.amplify.motion import (
     VIEW_WEIGHTS,
     Window,
@@ -24,21 +25,20 @@ from t2p.methods.amplify.motion import (
 )
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import TRUE_CODES, Predict, Variables
-from t2p.methods.bounds import COUNT, NUMBER, POSITIVE, Bound, check_bounds
+from t2p.methods.bounds import COUNT, DROPOUT, NUMBER, POSITIVE, check_bounds
 from t2p.methods.rows import counted_rows, row_mean
 from t2p.metrics.tracks import amplify_measures, normalized_codebook_perplexity
-from t2p.models.amplify import DECODERS, MASKS, MotionTokenizer
+from t2p.models.amplify import DECODERS, MASKS, OUTPUTS, MotionTokenizer
 from t2p.models.fsq import codebook_size, levels_of
 from t2p.types import Array, Batch, Prediction, Tracks, WindowSpec
 
 STAGE = "amplify.motion_tokenizer"
-OUTPUTS = ("classes", "velocities")
 MEASURES = ("mse", "normalized_accuracy", "delta_auc")  # of the paper's Table 2
 NET_BOUNDS = {
     **dict.fromkeys(("dim", "depth", "heads", "mlp"), COUNT),
     "latents": NUMBER,
     "input_scale": POSITIVE,
-    "dropout": Bound(0, most=255 / 256),  # t2p.models.layers.dropout draws to one part in 256
+    "dropout": DROPOUT,
 }
 BOUNDS = {**{f"model.{name}": bound for name, bound in NET_BOUNDS.items()}, **inputs.BOUNDS}
 
@@ -55,10 +55,15 @@ def net_settings() -> dict[str, Any]:
         "mask": "causal",  # or none, diagonal (paper, Appendix E)
         "latents": 0,  # codes of an example; 0: one for each step (released), which are 15; paper: 16
         "queries": "steps",  # of the decoder (released); paper, section 2.2: points
-        "output": "classes",  # or velocities, with the squared error (paper, Appendix E)
+        # Of the decoder: classes of motion; or, with the squared error, coordinates in [-1, 1] (paper, Appendix E) or
+        # velocities (lucidrains' amplify-pytorch, whose network is another one).
+        "output": "classes",
         "per_view": False,
         "input_scale": 1.0,  # the encoder sees velocities times this; released: as they are, a pixel is 1/64
         "dropout": 0.1,
+        # joint: the encoder looks at the first pictures, too (paper, Appendix E: Joint Tokenization; released: no),
+        # through a frozen image encoder, to which the other keys belong.
+        "images": {"joint": False, **images.settings()},
     }
 
 
@@ -85,6 +90,10 @@ def make_net(
             f"mask is {s.mask!r}, queries {s.queries!r}, output {s.output!r}; expected one of {', '.join(MASKS)}, of "
             f"{', '.join(DECODERS)}, and of {', '.join(OUTPUTS)}"
         )
+    if joint(s) and s.images.trained:
+        raise UserError(
+            "the motion tokenizer's image encoder is trained (images.trained is True); it looks through a frozen one"
+        )
     if s.dim % s.heads:
         raise UserError(f"the motion tokenizer's dim {s.dim} is not a multiple of its {s.heads} heads")
     net = MotionTokenizer(
@@ -95,9 +104,20 @@ def make_net(
         levels=levels_of(s.codebook),
         **{
             name: s[name]
-            for name in ("dim", "depth", "heads", "mlp", "mask", "latents", "queries", "per_view", "input_scale")
+            for name in (
+                "dim",
+                "depth",
+                "heads",
+                "mlp",
+                "mask",
+                "latents",
+                "queries",
+                "output",
+                "per_view",
+                "input_scale",
+            )
         },
-        classify=s.output == "classes",
+        images=joint(s),
         dropout=s.dropout,
         dtype=jnp.dtype(config.dtype),
         remat=config.remat,
@@ -105,6 +125,16 @@ def make_net(
     )
     attention = chosen_attention(config, platform, s.dim // s.heads, net.tokens)
     return net.clone(implementation=attention)
+
+
+def joint(settings: ml_collections.ConfigDict) -> bool:
+    """Whether the tokenizer looks at pictures; settings of older checkpoints do not say."""
+    return "images" in settings and settings.images.joint
+
+
+def make_encoder(settings: ml_collections.ConfigDict, features: str = "") -> ImageEncoder | None:
+    """Through which a tokenizer of `settings` looks at pictures, in float32, on which codes depend; None: at none."""
+    return ImageEncoder.from_config(settings.images, jnp.float32, features) if joint(settings) else None
 
 
 def _window(sizes: tuple[int, int]) -> Window:
@@ -115,12 +145,14 @@ def _window(sizes: tuple[int, int]) -> Window:
 
 @dataclass(frozen=True)
 class MotionTokenizerStage:
-    """weights: of the views' losses. mask_padding: leave out steps past an episode's end."""
+    """weights: of the views' losses. mask_padding: leave out steps past an episode's end. encoder: of the pictures
+    (variables["frozen"]["images"]), None where motion alone is seen."""
 
     net: MotionTokenizer
     inputs: inputs.Window
     weights: tuple[float, ...]
     mask_padding: bool
+    encoder: ImageEncoder | None = None
 
     @classmethod
     def from_config(cls, config: ml_collections.ConfigDict, platform: str) -> MotionTokenizerStage:
@@ -132,7 +164,14 @@ class MotionTokenizerStage:
                 f"loss.weights is {weights}; expected a number from 0 on for each of the views, which are "
                 f"{', '.join(window.views)}"
             )
-        return cls(make_net(config.model, window, config, platform), window, weights, config.loss.mask_padding)
+        encoder = make_encoder(config.model, config.data.features)
+        if encoder is None and images.NAME in config.init_from:
+            raise UserError(
+                "init_from.images is given, and the motion tokenizer looks at no pictures: set model.images.joint to "
+                "True"
+            )
+        net = make_net(config.model, window, config, platform)
+        return cls(net, window, weights, config.loss.mask_padding, encoder)
 
     @property
     def model(self) -> MotionTokenizer:
@@ -140,23 +179,48 @@ class MotionTokenizerStage:
 
     @property
     def window(self) -> WindowSpec:
-        return WindowSpec(**self.inputs.fields())
+        return WindowSpec(**self.inputs.fields(), **self.looks())
+
+    def looks(self) -> dict[str, Any]:
+        """Of a WindowSpec: pictures or their tokens, or nothing."""
+        return {} if self.encoder is None else self.encoder.window()
 
     def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        rngs = jax.random.split(rng)
         velocities = to_velocities(self.inputs.tracks(batch)[0])
-        return {"params": self.net.init({"params": rng}, velocities)["params"], "batch_stats": {}, "frozen": {}}
+        if self.encoder is None:
+            tokens, frozen = None, {}
+        else:
+            tokens = side_by_side(self.encoder.zeros(*velocities.shape[:2]))
+            frozen = {images.NAME: self.encoder.init(rngs[1])}
+        params = self.net.init({"params": rngs[0]}, velocities, tokens)["params"]
+        return {"params": params, "batch_stats": {}, "frozen": frozen}
+
+    def see(self, variables: Variables, batch: Batch) -> Array | None:
+        """[B, P, V C] of the first pictures, views side by side (released code); None where motion alone is seen."""
+        if self.encoder is None:
+            return None
+        with jax.default_matmul_precision("highest"):
+            return side_by_side(self.encoder.see(self.encoder.find(variables), batch, self.inputs.views))
+
+    def codes(self, variables: Variables, batch: Batch) -> Array:
+        """[B, L] of the motion in batch.tracks."""
+        velocities, params = to_velocities(self.inputs.tracks(batch)[0]), {"params": variables["params"]}
+        found: Any = self.net.apply(params, velocities, self.see(variables, batch), method="encode")
+        return found[1]
 
     def loss(self, variables: Variables, batch: Batch, rng: jax.Array, train: bool) -> tuple[jax.Array, dict[str, Any]]:
         """In validation also the measures of what the codes give back, as tracks."""
         tracks, valid = self.inputs.tracks(batch)
-        rows = counted_rows(batch, len(tracks), "tracks")
+        rows = counted_rows(batch, len(tracks), "tracks", *(("images", "features") if self.encoder else ()))
         params, velocities = {"params": variables["params"]}, to_velocities(tracks)
+        seen = self.see(variables, batch)
         if train:
             options: dict[str, Any] = {"train": True, "rngs": {"dropout": rng}, "method": "errors"}
-            applied: Any = self.net.apply(params, velocities, self._errors, tracks, **options)
+            applied: Any = self.net.apply(params, velocities, self._errors, tracks, seen, **options)
             each, codes = applied  # [B, V, T - 1], [B, L]
         else:
-            applied = self.net.apply(params, velocities)
+            applied = self.net.apply(params, velocities, seen)
             output, codes, _ = applied
             each = self._errors(output, tracks)
         counted = valid[:, None, 1:] if self.mask_padding else jnp.ones_like(each)
@@ -171,7 +235,8 @@ class MotionTokenizerStage:
     def predict(self, variables: Variables, batch: Batch, rng: jax.Array) -> Prediction:
         """The tracks of all views as the codes give them back, [B, V, T, N, 2]; aux["codes"] [B, L]."""
         tracks, _ = self.inputs.tracks(batch)
-        applied: Any = self.net.apply({"params": variables["params"]}, to_velocities(tracks))
+        seen = self.see(variables, batch)
+        applied: Any = self.net.apply({"params": variables["params"]}, to_velocities(tracks), seen)
         points = self.inputs.to_batch_tracks(self.tracks(applied[0], tracks[:, :, 0]))
         return Prediction(tracks=Tracks(points, jnp.ones(points.shape[:-1], bool)), aux={"codes": applied[1]})
 
@@ -183,21 +248,26 @@ class MotionTokenizerStage:
         return {TRUE_CODES: self.predict}
 
     def flops_per_example(self, batch: Batch) -> float:
-        return 3 * net_flops(self.net)
+        return 3 * net_flops(self.net) + self.picture_flops()
 
-    def velocities(self, output: Array) -> Array:
-        """The network's output [..., c] -> velocities [..., 2]."""
-        return likeliest(output, self.net.window, self.inputs.image_size) if self.net.classify else output
+    def picture_flops(self) -> float:
+        """Of looking at an example's pictures."""
+        return 0.0 if self.encoder is None else len(self.inputs.views) * self.encoder.flops()
 
     def tracks(self, output: Array, start: Array) -> Array:
         """The network's output [B, V, T - 1, N, c] and the first points [B, V, N, 2] -> tracks [B, V, T, N, 2]."""
-        return to_tracks(self.velocities(output), start)
+        if self.net.output == "coordinates":
+            return jnp.concatenate([start[:, :, None], output], axis=2)
+        if self.net.output == "classes":
+            output = likeliest(output, self.net.window, self.inputs.image_size)
+        return to_tracks(output, start)
 
     def _errors(self, output: Array, tracks: Array) -> Array:
         """[..., T - 1, N, c] and [..., T, N, 2] -> [..., T - 1], means over the points."""
-        if self.net.classify:
+        if self.net.output == "classes":
             return cross_entropy(output, to_classes(tracks, self.net.window, self.inputs.image_size)).mean(-1)
-        return jnp.square(output - to_velocities(tracks)).mean((-2, -1))
+        targets = tracks[..., 1:, :, :] if self.net.output == "coordinates" else to_velocities(tracks)
+        return jnp.square(output - targets).mean((-2, -1))
 
 
 def measures(predicted: Array, true: Array, height: int, rows: Array) -> dict[str, Array]:
