@@ -112,8 +112,8 @@ def projected(arrays: Arrays) -> tuple[str, ...]:
 
 
 def condition_length(arrays: Arrays) -> int | None:
-    """Tokens of the condition, where a file tells: by the diffusion head's table of positions, or the mask, a buffer, of
-    the Gaussian head's cross-attention."""
+    """Tokens of the condition, where a file tells: by the diffusion head's table of positions, or by the mask (a
+    buffer) of the Gaussian head's cross-attention."""
     if f"{DENOISER}.cond_pos_emb" in arrays:
         return int(np.shape(arrays[f"{DENOISER}.cond_pos_emb"])[1]) - 1
     mask = mask_of(arrays, DECODER, "cross_attn")

@@ -8,6 +8,7 @@ from typing import Any
 
 from t2p.convert.amplify import (
     IMAGES,
+    PARTS,
     dynamics_variables,
     forward_dynamics_settings,
     motion_tokenizer_settings,
@@ -54,9 +55,7 @@ def read_bundle(arrays: Arrays, others: Mapping[str, Arrays], options: Options) 
 
 
 def _policy(parts: dict[str, Arrays], options: Options) -> Converted:
-    tokenizer, dynamics, inverse = (
-        parts[name] for name in ("motion_tokenizer", "forward_dynamics", "inverse_dynamics")
-    )
+    tokenizer, dynamics, inverse, _ = (parts[name] for name in PARTS)
     steps = _tokenizer_settings(tokenizer, options)["window"]["steps"]
     variables, encoder = policy_variables(parts, steps)
     changes = _dynamics_changes(dynamics, tokenizer, encoder, options)

@@ -75,8 +75,9 @@ def motion_tokenizer(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays
 
 
 def _seen(config: Mapping[str, Any], model: MotionTokenizer, inputs: Arrays, encoder: Arrays) -> Array:
-    """[b, p, .] tokens of the pictures, as the encoder is given them (VAEEncoder.forward): the views side by side or, with
-    codes of each view, one after the other. inputs: images [b, v, H, W, 3], or img_tokens, [b, v, P, C] or as given."""
+    """[b, p, .] tokens of the pictures, as the encoder is given them (VAEEncoder.forward): the views side by side or,
+    with codes of each view, one after the other. inputs: images [b, v, H, W, 3], or img_tokens, [b, v, P, C] or as the
+    encoder is given them."""
     if "images" in inputs:
         net, variables = resnet_from_arrays(encoder)
         vision = config.get("vision_encoder") or config.get("vision") or {}
