@@ -94,6 +94,9 @@ def convert(
 
     Raises UserError for an unknown text encoder, a file that cannot be read or is not named, names that are missing or
     unknown (all of them), shapes or a number of views that do not fit, or an `out` that already holds a checkpoint."""
+    import jax
+    import jax.numpy as jnp
+
     from t2p import checkpoint
     from t2p.convert.registry import CONVERTERS, Options
     from t2p.methods.language import check_encoder
@@ -110,7 +113,9 @@ def convert(
     if config.stage in STAGES:
         stage = make_stage(config)
         batch = window_shapes(stage.window, config.text.width, batch_size=1)
-        _check_shapes(stage, batch, variables, file)
+        # Weights of an earlier, frozen stage may be for sentences where the last one asks for none.
+        sentence = jax.ShapeDtypeStruct((1, config.text.width), jnp.float32)
+        _check_shapes(stage, batch if batch.text is not None else batch.replace(text=sentence), variables, file)
         shapes = describe(batch)
     checkpoint.export(out, variables, {"config": config.to_dict(), "shapes": shapes})
     return config, _count(variables)

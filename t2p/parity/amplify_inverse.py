@@ -90,8 +90,15 @@ def head_from(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Head:
 
 def _given(head: Head, x: Mapping[str, Array]) -> dict[str, Array]:
     """The parts of the condition, a part that is one vector as one token."""
-    parts = {part: x[next(name for name in INPUTS[part] if name in x)] for part in head.net.parts}
+    parts = {part: _recorded(x, INPUTS[part]) for part in head.net.parts}
     return {part: value[:, None] if value.ndim == 2 else value for part, value in parts.items()}
+
+
+def _recorded(x: Mapping[str, Array], names: tuple[str, ...]) -> Array:
+    found = [x[name] for name in names if name in x]
+    if not found:
+        raise ValueError(f"the inputs have no {' or '.join(names)}")
+    return found[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
