@@ -124,7 +124,7 @@ def policy(shared: Path) -> tuple[dict[str, Any], Arrays, Arrays]:
 
 @pytest.mark.parametrize(("kind", "parts"), [("diffusion", ("image", "proprio")), ("flow", ("text", "codes"))])
 def test_policies_with_other_heads(kind: str, parts: tuple[str, ...], policy: Any) -> None:
-    """Their actions are those of the head's own adapter on the policy's condition; codes and tracks there are always."""
+    """Actions are those of the head's own adapter on the policy's condition; codes and tracks are always there."""
     meta, inputs, arrays = policy
     sizes = {"image": (9, 48), "text": (1, 512), "proprio": (1, 9), "codes": (7, 32)}
     made: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "actions": (8, 7)}
