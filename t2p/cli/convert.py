@@ -11,7 +11,7 @@ from t2p.io import UserError
 if TYPE_CHECKING:
     import ml_collections
 
-    from t2p.convert.registry import Converter, Options
+    from t2p.convert.registry import Anchor, Converted, Converter, Options
     from t2p.methods.base import Stage
     from t2p.types import Batch
 
@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="official weights that the model builds on: tokenizer, forward_dynamics, images (AMPLIFY)",
     )
     parser.add_argument("--views", nargs="+", metavar="NAME", help="the camera views that it is used on")
+    parser.add_argument(
+        "--no_codes",
+        action="store_true",
+        help="AMPLIFY's inverse dynamics was trained without codes of motion (needed with a flow head, whose file does "
+        "not tell)",
+    )
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
@@ -55,7 +61,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"unknown arguments {rest}; t2p convert --help lists what there is")
     size = (args.image_size[0], args.image_size[1]) if args.image_size else None
     window = (args.window[0], args.window[1]) if args.window else None
-    options = Options(size, args.codebook, window, args.heads)
+    options = Options(size, args.codebook, window, args.heads, codes=not args.no_codes)
     given = {"encoder": args.text_encoder, "path": args.text_path}
     text = {key: value for key, value in given.items() if value}
     config, count = convert(args.model, args.file, args.out, options, text, args.views, _others(args.others))
@@ -87,7 +93,10 @@ def convert(
     sentence vectors; others: {name: file} of what the model builds on.
 
     Raises UserError for an unknown text encoder, a file that cannot be read or is not named, names that are missing or
-    unknown (all of them), shapes that do not fit, or an `out` that already holds a checkpoint."""
+    unknown (all of them), shapes or a number of views that do not fit, or an `out` that already holds a checkpoint."""
+    import jax
+    import jax.numpy as jnp
+
     from t2p import checkpoint
     from t2p.convert.registry import CONVERTERS, Options
     from t2p.methods.language import check_encoder
@@ -98,13 +107,15 @@ def convert(
     if text and "encoder" in text:
         check_encoder(text["encoder"], "--text_encoder")
     converter = CONVERTERS[model]()
-    changes, variables = converter.read(*_files(converter, file, others or {}), options or Options())
-    config = _config(converter, changes, text or {}, views)
+    found = converter.read(*_files(converter, file, others or {}), options or Options())
+    variables, config = found.variables, _config(converter, found, text or {}, views)
     shapes: Any = {}
     if config.stage in STAGES:
         stage = make_stage(config)
         batch = window_shapes(stage.window, config.text.width, batch_size=1)
-        _check_shapes(stage, batch, variables, file)
+        # Weights of an earlier, frozen stage may be for sentences where the last one asks for none.
+        sentence = jax.ShapeDtypeStruct((1, config.text.width), jnp.float32)
+        _check_shapes(stage, batch if batch.text is not None else batch.replace(text=sentence), variables, file)
         shapes = describe(batch)
     checkpoint.export(out, variables, {"config": config.to_dict(), "shapes": shapes})
     return config, _count(variables)
@@ -112,26 +123,36 @@ def convert(
 
 def _files(converter: Converter, file: str, others: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     """The arrays of the model's file, and of those that it builds on."""
-    from t2p.convert.base import strip_prefix
-    from t2p.io import load_arrays
-
     if set(others) != set(converter.needs):
         needed = ", ".join(f"--with {name}=FILE" for name in converter.needs) or "no --with"
         raise UserError(f"this model needs {needed}; got {', '.join(sorted(others)) or 'none'}")
     for path in (file, *others.values()):
         if not Path(path).is_file():
             raise UserError(f"{path} does not exist; expected a file of official weights")
-    arrays = load_arrays(file)
-    own = strip_prefix(arrays, converter.anchor) if converter.anchor else arrays
-    return own, {name: load_arrays(path) for name, path in others.items()}
+    own = _unwrapped(file, converter.anchor)
+    return own, {name: _unwrapped(others[name], anchor) for name, anchor in converter.needs.items()}
+
+
+def _unwrapped(path: str, anchor: Anchor) -> Any:
+    """A file's arrays, without what wrappers put before their names."""
+    from t2p.convert.base import strip_prefix
+    from t2p.io import load_arrays
+
+    arrays = load_arrays(path)
+    if not anchor:
+        return arrays
+    try:
+        return strip_prefix(arrays, *((anchor,) if isinstance(anchor, str) else anchor))
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
 
 
 def _config(
-    converter: Converter, changes: dict[str, dict[str, Any]], text: dict[str, str], views: list[str] | None
+    converter: Converter, found: Converted, text: dict[str, str], views: list[str] | None
 ) -> ml_collections.ConfigDict:
     import ml_collections
 
-    from t2p.methods.registry import CONFIGURE
+    from t2p.methods.registry import CONFIGURE, FOLLOW_VIEWS
     from t2p.train.defaults import base_config
 
     config = base_config()
@@ -139,11 +160,18 @@ def _config(
         config = CONFIGURE[converter.stage](config)
     else:
         config.stage, config.model = converter.stage, ml_collections.ConfigDict()
-    for part, values in changes.items():
+    for part, values in found.changes.items():
         config[part].update(values)
     config.text.update(text)
     if views:
         config.window.views = tuple(views)
+    if found.views is not None and len(config.window.views) != found.views:
+        raise UserError(
+            f"the weights are for {found.views} camera views, and the views are {', '.join(config.window.views)}: name "
+            f"{found.views} in their order, --views NAME ..."
+        )
+    if converter.stage in FOLLOW_VIEWS:
+        FOLLOW_VIEWS[converter.stage](config)
     return config
 
 

@@ -10,27 +10,30 @@ import numpy as np
 
 from t2p.convert.amplify_inverse import inverse_dynamics_parameters, inverse_dynamics_rows, inverse_dynamics_settings
 from t2p.convert.base import Arrays, Row, linear, to_variables
-from t2p.convert.gpt import decoder_rows, depth_of, encoder_rows, without_buffers
+from t2p.convert.gpt import decoder_rows, depth_of, encoder_rows, mask_of, without_buffers
 from t2p.convert.resnet import resnet_from_arrays
 from t2p.io import UserError
+from t2p.models.amplify import MASKS, attention_mask
 from t2p.models.fsq import LEVELS, levels_of
 from t2p.models.resnet import ResNet
 
-# A name that each file of a model has.
+# A name that each file of a model has (inverse dynamics': t2p.convert.amplify_inverse.ANCHORS).
 ANCHORS = {
     "motion_tokenizer": "encoder.encoder_proj.weight",
     "forward_dynamics": "sos_token",
-    "inverse_dynamics": "proprio_proj.weight",
     "bundle": "motion_tokenizer.encoder.encoder_proj.weight",
 }
 PARTS = ("motion_tokenizer", "forward_dynamics", "inverse_dynamics", "img_encoder")  # of a bundle
+IMAGES = "vis_enc."  # of a motion tokenizer: what it looks at pictures through
 
 
-def motion_tokenizer_rows(depth: int) -> list[Row]:
-    """depth: of the encoder. The rows of models.amplify.MotionTokenizer."""
+def motion_tokenizer_rows(depth: int, images: bool = False) -> list[Row]:
+    """depth: of the encoder; images: it looks at pictures. The rows of models.amplify.MotionTokenizer."""
+    encoder = decoder_rows if images else encoder_rows
     return [
         *linear("encoder.encoder_proj", "input"),
-        *encoder_rows("encoder.encoder", "encoder", depth),
+        *(linear("encoder.cond_proj", "image") if images else []),
+        *encoder("encoder.encoder", "encoder", depth),
         *fsq_rows("quantize", "fsq"),
         *decoder_rows("decoder.decoder", "decoder", depth // 2),
         Row("decoder.track_pos_emb.weight", "tail/points"),
@@ -66,8 +69,9 @@ def motion_tokenizer_settings(
     """{"model": keys of config.model, "window": of config.window} that a file's shapes tell.
 
     They do not tell the heads of attention (8), nor which of the codebooks of as many numbers it is (`codebook`, its
-    nominal size), nor the sides of a `window` of motion classes that is not square. UserError where that does not fit,
-    or for another file."""
+    nominal size), nor the sides of a `window` of motion classes that is not square. The mask is that of the file's
+    buffers, the released one (causal) where it has none. UserError where something does not fit, or for another
+    file."""
     if missing := [n for n in (ANCHORS["motion_tokenizer"], "decoder.track_pos_emb.weight") if n not in arrays]:
         raise UserError(f"this is not AMPLIFY's motion tokenizer: it lacks {', '.join(missing)}")
     dim, given = arrays[ANCHORS["motion_tokenizer"]].shape
@@ -85,10 +89,42 @@ def motion_tokenizer_settings(
         "mlp": len(arrays["decoder.decoder_mlp.0.weight"]),
         "codebook": codebook,
         "window": window,
+        "mask": encoder_mask(arrays) or "causal",
         "per_view": given == 2 * points and views > 1,
     }
     length = len(arrays["encoder.encoder.transformer.pos_emb.weight"]) // (views if model["per_view"] else 1)
     return {"model": model, "window": {"points": points, "steps": length + 1, "horizon": length + 1}}
+
+
+def encoder_mask(arrays: Arrays) -> str | None:
+    """Which of models.amplify.MASKS a motion tokenizer's encoder has, None for a file without masks. UserError for
+    another mask, or one where the model has none."""
+    masked = [("decoder.decoder", "self_attn"), ("decoder.decoder", "cross_attn"), ("encoder.encoder", "cross_attn")]
+    for stack, attention in masked:
+        if (mask := mask_of(arrays, stack, attention)) is not None and not mask.all():
+            raise UserError(f"{attention} of this tokenizer's {stack} is masked, which no configuration of it is")
+    mask = mask_of(arrays, "encoder.encoder", "self_attn" if sees_images(arrays) else "attn")
+    if mask is None:
+        return None
+    length = len(arrays["encoder.encoder.transformer.pos_emb.weight"])
+    for kind in MASKS:
+        if np.array_equal(mask, attention_mask(kind, length)):
+            return kind
+    raise UserError(
+        f"the attention mask of this tokenizer's encoder, {mask.shape} with {int(mask.sum())} places to look at, is "
+        f"none of {', '.join(MASKS)} for its {length} steps"
+    )
+
+
+def sees_images(arrays: Arrays) -> bool:
+    """Whether a motion tokenizer's encoder looks at pictures (cond_on_img of the release)."""
+    return "encoder.cond_proj.weight" in arrays
+
+
+def split_images(arrays: Arrays) -> tuple[Arrays, Arrays]:
+    """A motion tokenizer's file -> (its own arrays, those of the image encoder that it looks through)."""
+    images = {name: value for name, value in arrays.items() if name.startswith(IMAGES)}
+    return {name: value for name, value in arrays.items() if name not in images}, images
 
 
 def forward_dynamics_settings(arrays: Arrays, codes: int) -> dict[str, Any]:
@@ -105,9 +141,11 @@ def forward_dynamics_settings(arrays: Arrays, codes: int) -> dict[str, Any]:
 
 
 def tokenizer_variables(arrays: Arrays) -> dict[str, Any]:
-    """A motion tokenizer's file -> {"params"}."""
-    own = without_buffers(arrays)
-    return {"params": to_variables(motion_tokenizer_rows(depth_of(own, "encoder.encoder")), own)}
+    """A motion tokenizer's file -> {"params"}; with {"frozen": {"images"}} where it looks at pictures."""
+    own, images = split_images(without_buffers(arrays))
+    rows = motion_tokenizer_rows(depth_of(own, "encoder.encoder"), sees_images(own))
+    frozen = {"frozen": {"images": resnet_from_arrays(images)[1]}} if images else {}
+    return {"params": to_variables(rows, own), **frozen}
 
 
 def dynamics_variables(arrays: Arrays, tokenizer: Arrays) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from t2p.convert.base import Arrays, Row, layer_norm, linear, reshape
-from t2p.convert.gpt import decoder_rows, depth_of, without_buffers
+from t2p.convert.gpt import decoder_rows, depth_of, mask_of, without_buffers
 from t2p.io import UserError
 
 ANCHORS = {  # a name that each file with this head has
@@ -93,18 +93,45 @@ def inverse_dynamics_parameters(arrays: Arrays) -> Arrays:
     return {name: value for name, value in arrays.items() if name not in copies}
 
 
-def inverse_dynamics_settings(arrays: Arrays, heads: int = 8, steps: int = 16) -> dict[str, Any]:
+def inverse_dynamics_settings(arrays: Arrays, heads: int = 8, steps: int = 16, codes: bool = True) -> dict[str, Any]:
     """Arguments of models.inverse_dynamics.make_inverse_dynamics that a file's shapes tell.
 
-    They do not tell the heads of attention, nor whether codes are part of the condition (taken to be), nor with a flow
-    head the steps of a chunk. UserError for another file."""
+    They do not tell the heads of attention, nor whether codes are part of the condition (`codes`; see
+    `condition_length`), nor with a flow head the steps of a chunk. UserError for another file."""
     kind = next((kind for kind, anchor in ANCHORS.items() if anchor in arrays), None)
     if kind is None:
         raise UserError(f"this is not AMPLIFY's inverse dynamics: it has none of {', '.join(ANCHORS.values())}")
-    parts = tuple(part for part, name in PROJECTIONS.items() if f"{name}.weight" in arrays)
-    common = {"kind": kind, "heads": heads, "parts": (*parts, "codes")}
+    common = {"kind": kind, "heads": heads, "parts": (*projected(arrays), *(["codes"] if codes else []))}
     of_kind = {"gaussian": _gaussian_settings, "diffusion": _diffusion_settings, "flow": _flow_settings}[kind](arrays)
     return {"actions": (steps, of_kind.pop("numbers")), **common, **of_kind}
+
+
+def projected(arrays: Arrays) -> tuple[str, ...]:
+    """The parts of the condition that a file has projections for: all but codes."""
+    return tuple(part for part, name in PROJECTIONS.items() if f"{name}.weight" in arrays)
+
+
+def condition_length(arrays: Arrays) -> int | None:
+    """Tokens of the condition, where a file tells: by the diffusion head's table of positions, or by the mask (a
+    buffer) of the Gaussian head's cross-attention."""
+    if f"{DENOISER}.cond_pos_emb" in arrays:
+        return int(np.shape(arrays[f"{DENOISER}.cond_pos_emb"])[1]) - 1
+    mask = mask_of(arrays, DECODER, "cross_attn")
+    return None if mask is None else mask.shape[1]
+
+
+def has_codes(arrays: Arrays, tokens: Mapping[str, int]) -> bool | None:
+    """Whether codes are part of the condition; None where the file does not tell. tokens: of each part."""
+    length = condition_length(arrays)
+    if length is None:
+        return None
+    others = sum(tokens[part] for part in projected(arrays))
+    if length not in (others, others + tokens["codes"]):
+        raise UserError(
+            f"this inverse dynamics has a condition of {length} tokens; with these image tokens and codes of the other "
+            f"stages it has {others + tokens['codes']}, or {others} without codes"
+        )
+    return length > others
 
 
 def _gaussian_settings(arrays: Arrays) -> dict[str, Any]:

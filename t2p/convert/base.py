@@ -122,14 +122,18 @@ def constants(rows: Sequence[Row | Constant]) -> dict[str, np.ndarray]:
     return {r.official: r.value for r in rows if isinstance(r, Constant)}
 
 
-def strip_prefix(arrays: Arrays, anchor: str) -> dict[str, np.ndarray]:
-    """The arrays of the model that contains `anchor`, without what wrappers put before its names ("module.",
+def strip_prefix(arrays: Arrays, *anchors: str) -> dict[str, np.ndarray]:
+    """The arrays of the model that contains one of `anchors`, without what wrappers put before its names ("module.",
     "_forward_module.", "state_dict/"); names outside the wrapped model (an optimiser's) are left out."""
-    prefixes = [
-        name[: -len(anchor)] for name in arrays if name == anchor or name.endswith(("." + anchor, "/" + anchor))
-    ]
+    prefixes = {
+        name.removesuffix(anchor)
+        for anchor in anchors
+        for name in arrays
+        if name == anchor or name.endswith(("." + anchor, "/" + anchor))
+    }
     if len(prefixes) != 1:
         found = "has no array" if not prefixes else f"has {len(prefixes)} arrays"
-        raise UserError(f"the file {found} called {anchor!r}; it holds {', '.join(sorted(arrays)[:8])} ...")
+        called = " or ".join(repr(anchor) for anchor in anchors)
+        raise UserError(f"the file {found} called {called}; it holds {', '.join(sorted(arrays)[:8])} ...")
     (prefix,) = prefixes
     return {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from t2p.convert.base import Arrays, Row, linear
+from t2p.io import UserError
 
 # Arrays of the official files that nothing learns: masks, tables of sines, and a scalar that only tells the device.
 BUFFERS = (".attn_mask", ".inv_freq", ".pe", "_dummy_variable")
@@ -50,3 +53,16 @@ def depth_of(arrays: Arrays, official: str) -> int:
     while f"{official}.transformer.h.{depth}.ln_1.weight" in arrays:
         depth += 1
     return depth
+
+
+def mask_of(arrays: Arrays, official: str, attention: str) -> np.ndarray | None:
+    """The mask [n, m] bool, True where a token may look, of a stack's layers, or None where the file has none.
+    attention: "attn", "self_attn" or "cross_attn". UserError unless it is the same in all layers."""
+    start, end = f"{official}.transformer.h.", f".{attention}.attn_mask"
+    names = [name for name in arrays if name.startswith(start) and name.endswith(end)]
+    masks = [np.asarray(arrays[name]).astype(bool) for name in names]
+    if not masks:
+        return None
+    if other := [name for name, mask in zip(names, masks) if not np.array_equal(mask, masks[0])]:
+        raise UserError(f"the layers of {official} have different attention masks: {', '.join([names[0], *other])}")
+    return masks[0].reshape(masks[0].shape[-2:])

@@ -111,6 +111,12 @@ def _configure_amplify(name: str) -> Callable[[ml_collections.ConfigDict], ml_co
     return configure
 
 
+def _weigh_amplify_views(config: ml_collections.ConfigDict) -> None:
+    from t2p.methods.amplify.motion import weigh_views
+
+    weigh_views(config)
+
+
 STAGES: dict[str, Callable[[ml_collections.ConfigDict, str], Stage]] = {
     "atm.track_transformer": _atm_track_transformer,
     "atm.policy": _atm_policy,
@@ -140,6 +146,11 @@ CONFIGURE: dict[str, Callable[[ml_collections.ConfigDict], ml_collections.Config
     "amplify.motion_tokenizer": _configure_amplify("tokenizer"),
     "amplify.forward_dynamics": _configure_amplify("dynamics"),
     "amplify.inverse_dynamics": _configure_amplify("inverse"),
+}
+
+# What else of a stage's config follows from window.views, which `t2p convert` sets.
+FOLLOW_VIEWS: dict[str, Callable[[ml_collections.ConfigDict], None]] = {
+    "amplify.motion_tokenizer": _weigh_amplify_views,
 }
 
 

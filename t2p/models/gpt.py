@@ -24,7 +24,7 @@ Cache = tuple[Array, Array]
 class Stack(nn.Module):
     """What the two kinds of layers share: sizes and the options of how they run."""
 
-    depth: int
+    depth: int  # 0: positions, dropout and the final norm alone
     heads: int
     dim: int
     length: int  # of the sequence that positions are learned for
@@ -47,6 +47,8 @@ class Stack(nn.Module):
         """All layers of a kind, called (x, the layer's part of `each`, *shared) -> (x, what it gives). `each` and what
         they give: trees with the layers first, or None. final: fields of the last layer that save it work; a scan,
         whose layers are all alike, leaves them."""
+        if not self.depth:
+            return x, each
         settings = self.settings(train)
         if self.scan:
             return self._scan(kind(**settings, name="blocks"), x, each, *shared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from t2p.metrics.tracks import (
     normalized_codebook_perplexity,
 )
 from t2p.types import Episode
+
+SPLINES = ("spline", "cubic", "cubic_spline")  # as which the interpolation by a cubic spline is known
 
 
 def _codebook_size(meta: dict[str, Any]) -> int:
@@ -45,10 +47,34 @@ def metrics(meta: dict[str, Any], inputs: dict[str, np.ndarray], checkpoint: Non
         values = amplify_measures(pred, true, height)
         values |= {f"tol_{k:02d}": amplify_within(pred, true, k, height) for k in PIXEL_TOLERANCES}
         outputs |= {f"{name}__{key}": value for key, value in values.items()}
-    outputs["rand__cross_track_l2_discount0.9"] = cross_track_l2(inputs["pred_traj"], inputs["gt_traj"], 0.9)
+        outputs |= _discounted(meta, name, pred, true)
     outputs["codebook_perplexity"] = codebook_perplexity(inputs["indices"], size)
     outputs["normalized_codebook_perplexity"] = normalized_codebook_perplexity(inputs["indices"], size)
     return outputs
+
+
+def _discounted(meta: dict[str, Any], name: str, pred: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
+    """The discounted cross-track distances that are recorded: the discount stands at the end of the array's name
+    ("rand__cross_track_l2_discount0.9"), or in the configuration."""
+    start = f"{name}__cross_track_l2_discount"
+    found = {}
+    for recorded in meta["arrays"]["outputs"]:
+        if recorded.startswith(start):
+            number = re.fullmatch(r"(?:ed)?_?([\d.]*)", recorded.removeprefix(start))
+            if not number:
+                raise ValueError(f"the name of {recorded!r} ends in no discount")
+            discount = float(number[1] or meta["config"]["discount"])
+            found[recorded] = cross_track_l2(pred, true, discount)
+    return found
+
+
+def _method(name: str) -> Literal["linear", "spline"]:
+    """interp_method of a configuration."""
+    if name.replace(" ", "_") in SPLINES:
+        return "spline"
+    if name != "linear":
+        raise ValueError(f"interp_method is {name!r}; expected linear, or one of {', '.join(SPLINES)}")
+    return "linear"
 
 
 PROPRIO = ("joint_states", "gripper_states")
@@ -102,7 +128,7 @@ def network_input(episode: Episode, config: dict[str, Any], start: int) -> dict[
         (track_set,) = (views[view] for views in episode.tracks.values())
         path = to_amplify(track_set.points[start, :horizon], image.shape[:2])
         if config["track_pred_horizon"] != horizon:
-            path = resample_time(path, config["track_pred_horizon"], config["interp_method"])
+            path = resample_time(path, config["track_pred_horizon"], _method(config.get("interp_method", "linear")))
         tracks.append(path)
     actions = episode.columns["actions"][start : start + horizon]
     return {

@@ -22,9 +22,14 @@ from t2p.models.inverse_dynamics import make_inverse_dynamics
 from t2p.parity import baselines
 from t2p.types import Array
 
-INPUTS = {"image": "img_tokens", "text": "text_tokens", "proprio": "proprioception", "codes": "codes"}
+# Under which of these names a part is recorded.
+INPUTS = {
+    "image": ("img_tokens",),
+    "text": ("text_tokens", "text_emb"),
+    "proprio": ("proprioception", "proprio"),
+    "codes": ("codes",),
+}
 CHOICES = {"image": "cond_on_img", "text": "cond_on_text", "proprio": "cond_on_proprio", "codes": "cond_on_tracks"}
-LEARNED = "learned"  # in the place of a number
 
 
 def inverse_dynamics(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> dict[str, np.ndarray]:
@@ -32,7 +37,7 @@ def inverse_dynamics(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays
 
     meta["config"], meta["motion_tokenizer_cfg"]: the release's; inputs: the parts of the condition, actions, and the
     draws of the training step and of sampling."""
-    settings = model_settings(meta["config"], meta["motion_tokenizer_cfg"])
+    settings = model_settings(meta["config"], meta["motion_tokenizer_cfg"], checkpoint)
     rows = inverse_dynamics_rows(settings)
     # Without the second copy of a flow network, so that it is this one's outputs that tell of a wrong weight.
     arrays = {name: value for name, value in checkpoint.items() if not name.startswith(SOLVER)}
@@ -47,9 +52,10 @@ def inverse_dynamics(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays
     }
 
 
-def model_settings(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """The release's configuration -> arguments of make_inverse_dynamics."""
-    parts = tuple(part for part, choice in CHOICES.items() if config[choice])
+def model_settings(config: Mapping[str, Any], tokenizer: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    """The release's configuration -> arguments of make_inverse_dynamics. arrays: the checkpoint's, which tell whether
+    a Gaussian's deviation and scale are learned."""
+    parts = tuple(part for part, choice in CHOICES.items() if config.get(choice))
     settings = {
         "kind": config["type"],
         "width": tokenizer["hidden_dim"],
@@ -64,10 +70,10 @@ def model_settings(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> d
         counts = {"image": config["num_img_tokens"], "codes": (tokenizer["track_pred_horizon"] - 1) * views}
         settings["condition"] = sum(counts.get(part, 1) for part in parts)
     if config["type"] == "gaussian":
-        std, scale = config.get("std", 0.1), config.get("action_squash_scale", 1.0)
-        settings |= {"squash": config["action_squash"], "spread": "scalar" if std == LEARNED else "fixed"}
-        settings |= {} if std == LEARNED else {"std": std}
-        settings |= {"learned_scale": True} if scale == LEARNED else {"scale": scale}
+        settings |= {"squash": config["action_squash"]}
+        settings |= {"spread": "scalar"} if "head.std" in arrays else {"spread": "fixed", "std": config.get("std", 0.1)}
+        learned_scale = "head.action_squash_scale" in arrays
+        settings |= {"learned_scale": True} if learned_scale else {"scale": config.get("action_squash_scale", 1.0)}
     return settings
 
 
@@ -84,8 +90,15 @@ def head_from(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Head:
 
 def _given(head: Head, x: Mapping[str, Array]) -> dict[str, Array]:
     """The parts of the condition, a part that is one vector as one token."""
-    parts = {part: x[INPUTS[part]] for part in head.net.parts}
+    parts = {part: _recorded(x, INPUTS[part]) for part in head.net.parts}
     return {part: value[:, None] if value.ndim == 2 else value for part, value in parts.items()}
+
+
+def _recorded(x: Mapping[str, Array], names: tuple[str, ...]) -> Array:
+    found = [x[name] for name in names if name in x]
+    if not found:
+        raise ValueError(f"the inputs have no {' or '.join(names)}")
+    return found[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -148,14 +161,27 @@ def _times(meta: Mapping[str, Any]) -> list[float]:
 
 @partial(jax.jit, static_argnums=(0, 3))
 def _act(head: Any, params: Any, x: Mapping[str, Array], times: tuple[float, ...]) -> dict[str, Array]:
-    inputs, first = _given(head, x), x["init_noise"]
+    inputs = _given(head, x)
+    actions, steps = sampled(head, params, inputs, x)
     if isinstance(head, DiffusionActions):
-        noise = jnp.concatenate([x["step_noise"], jnp.zeros_like(first)[None]])  # the last step is the mean
-        actions, steps = head.sample_from(params, inputs, first, noise)
         return {"act": actions, "sample_path": steps["x"], "eps_path": steps["output"]}
     memory = head.apply(params, inputs, method="read")
-    grid = [head.apply(params, first, jnp.float32(t), memory, method="denoise") for t in times]
-    return {"act": head.sample_from(params, inputs, first), "vel_grid": jnp.stack(grid)}
+    grid = [head.apply(params, x["init_noise"], jnp.float32(t), memory, method="denoise") for t in times]
+    return {"act": actions} | ({"vel_grid": jnp.stack(grid)} if grid else {})
+
+
+def sampled(head: Head, params: Any, inputs: Any, x: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+    """The chunk that a head makes of a condition with the recorded draws, and what each step gave. x: init_noise
+    [b, t, a], where the head denoises, and step_noise [steps - 1, b, t, a], where it is a diffusion one."""
+    if isinstance(head, GaussianActions):
+        return head.apply(params, inputs)[0], {}
+    first = x["init_noise"]
+    if isinstance(head, FlowActions):
+        return head.sample_from(params, inputs, first), {}
+    assert isinstance(head, DiffusionActions)
+    drawn = x.get("step_noise", jnp.zeros((0, *first.shape)))
+    noise = jnp.concatenate([drawn, jnp.zeros_like(first)[None]])  # the last step is the mean
+    return head.sample_from(params, inputs, first, noise)
 
 
 def unet1d(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> dict[str, np.ndarray]:

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t2p.convert.amplify import forward_dynamics_rows, fsq_rows, motion_tokenizer_rows
+from t2p.convert.amplify import encoder_mask, forward_dynamics_rows, fsq_rows, motion_tokenizer_rows, split_images
 from t2p.convert.base import Arrays, Constant, Row, to_official, to_variables
 from t2p.convert.gpt import without_buffers
 from t2p.convert.resnet import resnet_from_arrays
+from t2p.methods.amplify.images import one_after_the_other, side_by_side
 from t2p.methods.amplify.motion import (
     Size,
     cross_entropy,
@@ -26,7 +27,7 @@ from t2p.methods.amplify.motion import (
 )
 from t2p.models import fsq
 from t2p.models.amplify import ForwardDynamics, MotionTokenizer
-from t2p.models.resnet import vision_tokens
+from t2p.parity.encoders import image_tokens
 from t2p.types import Array
 
 
@@ -59,19 +60,40 @@ def _quantize(module: fsq.FSQ, params: Any, x: Mapping[str, Array]) -> dict[str,
 
 
 def motion_tokenizer(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays) -> dict[str, np.ndarray]:
-    """Fixtures amplify/motion_tokenizer*: meta["config"]: the release's; inputs: traj [b, v, T, n, 2]."""
+    """Fixtures amplify/motion_tokenizer*: meta["config"]: the release's; inputs: traj [b, v, T, n, 2] and, where the
+    encoder looks at pictures, what `_seen` takes."""
     config = meta["config"]
-    model = tokenizer_from(config, tuple(meta["fsq_levels"]))
-    rows = motion_tokenizer_rows(config["num_layers"])
-    params = to_variables(rows, without_buffers(checkpoint))
+    model = tokenizer_from(config, tuple(meta["fsq_levels"]), checkpoint)
+    own, encoder = split_images(without_buffers(checkpoint))
+    rows = motion_tokenizer_rows(config["num_layers"], model.images)
+    params = to_variables(rows, own)
+    seen = _seen(config, model, inputs, encoder) if model.images else None
     weights = view_weights(config["cond_cameraviews"], config["loss"]["loss_weights"])
     height, width = config["loss"]["cls_img_size"]
-    outputs, grads = _tokenize(model, (height, width), params, inputs["traj"], weights)
-    return _arrays(outputs, rows, grads)
+    outputs, grads = _tokenize(model, (height, width), params, inputs["traj"], seen, weights)
+    return _arrays(outputs | ({} if seen is None else {"img_tokens": seen}), rows, grads)
 
 
-def tokenizer_from(config: Mapping[str, Any], levels: tuple[int, ...]) -> MotionTokenizer:
-    """The release's configuration -> the model."""
+def _seen(config: Mapping[str, Any], model: MotionTokenizer, inputs: Arrays, encoder: Arrays) -> Array:
+    """[b, p, .] tokens of the pictures, as the encoder is given them (VAEEncoder.forward): the views side by side or,
+    with codes of each view, one after the other. inputs: images [b, v, H, W, 3], or img_tokens, [b, v, P, C] or as the
+    encoder is given them."""
+    if "images" in inputs:
+        net, variables = resnet_from_arrays(encoder)
+        vision = config.get("vision_encoder") or config.get("vision") or {}
+        tokens = image_tokens(vision, net, variables, inputs["images"])
+    else:
+        tokens = jnp.asarray(inputs["img_tokens"])
+    if tokens.ndim == 3:
+        return tokens
+    return one_after_the_other(tokens) if model.per_view else side_by_side(tokens)
+
+
+CAUSAL_ENCODER = {True: "causal", False: "none", "diag": "diagonal"}
+
+
+def tokenizer_from(config: Mapping[str, Any], levels: tuple[int, ...], arrays: Arrays) -> MotionTokenizer:
+    """The release's configuration -> the model. arrays: the checkpoint's, whose mask counts if it has one."""
     return MotionTokenizer(
         views=len(config["cond_cameraviews"]),
         points=config["num_tracks"],
@@ -82,18 +104,21 @@ def tokenizer_from(config: Mapping[str, Any], levels: tuple[int, ...]) -> Motion
         depth=config["num_layers"],
         heads=config["num_heads"],
         mlp=config["decoder_mlp_hidden_dim"],
-        mask="causal" if config["causal_encoder"] else "none",
+        mask=encoder_mask(arrays) or CAUSAL_ENCODER[config["causal_encoder"]],
         per_view=config["per_view"],
+        images=config.get("cond_on_img", False),
     )
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _tokenize(model: MotionTokenizer, size: Size, params: Any, tracks: Array, weights: Array) -> Any:
+def _tokenize(
+    model: MotionTokenizer, size: Size, params: Any, tracks: Array, images: Array | None, weights: Array
+) -> Any:
     velocities = to_velocities(tracks)
     classes = to_classes(tracks, model.window, size)
 
     def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-        applied: Any = model.apply({"params": params}, velocities)
+        applied: Any = model.apply({"params": params}, velocities, images)
         logits, codes, aux = applied
         per_view = cross_entropy(logits, classes).mean((0, 2, 3))
         moved = likeliest(logits, model.window, size)
@@ -126,8 +151,7 @@ def forward_dynamics(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays
     if vision := config.get("vision_encoder"):
         weights, encoder = split_encoder(weights)
         net, variables = resnet_from_arrays(encoder)
-        images = jnp.asarray(inputs["images"], jnp.float32) / 255
-        seen["img_tokens"] = vision_tokens(net, variables, images, (vision["img_size"],) * 2)
+        seen["img_tokens"] = one_after_the_other(image_tokens(vision, net, variables, inputs["images"]))
     model = dynamics_from(config)
     rows = forward_dynamics_rows(model.depth, model.use_bias)
     tokens = seen.get("img_tokens", inputs.get("img_tokens"))

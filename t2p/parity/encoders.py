@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 from t2p.convert.base import Arrays, to_variables
 from t2p.convert.resnet import Names, official_shapes, resnet_from_arrays, resnet_rows
 from t2p.geometry.resample import resize_bilinear
-from t2p.models.resnet import ResNet, make_resnet, vision_tokens
+from t2p.models.resnet import IMAGENET, ResNet, make_resnet, vision_tokens
 from t2p.models.t5 import T5Encoder, t5_from_config, t5_params
 from t2p.types import Array
 
@@ -39,26 +40,64 @@ def vision_resnet(meta: Mapping[str, Any], inputs: Arrays, checkpoint: Arrays | 
     """Fixture amplify/vision_resnet18_full. inputs: images [b, v, H, W, 3] uint8; checkpoint: the official state dict,
     or None: then the weights are made by the recipe of meta.json.
 
-    Of the resized pictures only the corner of the first row's is recorded, as large as meta.json says."""
+    Of the resized pictures corners are recorded, of as many and as large as meta.json says: [v, 3, h, w] of the first
+    row, or [b v, 3, h, w], or [b, v, 3, h, w] of all."""
     config = meta["config"]
     if checkpoint is None:
         net, variables = recipe_resnet(config["model_name"], meta["seed"])
     else:
         net, variables = resnet_from_arrays(checkpoint)
-    images = inputs["images"].astype(np.float32) / 255
-    size = (config["img_size"],) * 2
-    tokens = _tokens(net, variables, jnp.asarray(images), size, not config["get_patches"])
-    corner = meta["arrays"]["outputs"]["resized_patch"]["shape"][-2:]
-    resized = resize_bilinear(jnp.asarray(images[0]), size)[:, : corner[0], : corner[1]]
+    *leading, _, height, width = meta["arrays"]["outputs"]["resized_patch"]["shape"]
+    pictures = _in_unit_range(inputs["images"])
+    resized = resize_bilinear(pictures.reshape(-1, *pictures.shape[2:])[: math.prod(leading)], picture_size(config))
+    corners = np.moveaxis(np.asarray(resized)[:, :height, :width], -1, 1)
     return {
-        "img_tokens": np.asarray(tokens).reshape(*images.shape[:2], -1, net.width),
-        "resized_patch": np.moveaxis(np.asarray(resized), -1, 1),
+        "img_tokens": np.asarray(image_tokens(config, net, variables, inputs["images"])),
+        "resized_patch": corners.reshape(*leading, *corners.shape[1:]),
     }
 
 
-@partial(jax.jit, static_argnames=("net", "size", "pooled"))
-def _tokens(net: ResNet, variables: Any, images: Array, size: tuple[int, int], pooled: bool) -> Array:
-    return vision_tokens(net, variables, images, size, pooled=pooled)
+def image_tokens(config: Mapping[str, Any], net: ResNet, variables: Any, images: np.ndarray) -> Array:
+    """[b, v, P, C] as the release's VisionEncoder makes them of images [b, v, H, W, 3], uint8 or in [0, 1].
+
+    config: of it: img_size, get_patches, patch_pooling, and mean_std_normalisation; those that are left out: 224, true,
+    null, null."""
+    pictures = _in_unit_range(images)
+    tokens = _tokens(net, variables, pictures, picture_size(config), is_pooled(config), is_normalised(config))
+    return tokens.reshape(*images.shape[:2], -1, net.width)
+
+
+def picture_size(config: Mapping[str, Any]) -> tuple[int, int]:
+    side = config.get("img_size", 224)
+    return side, side
+
+
+def is_pooled(config: Mapping[str, Any]) -> bool:
+    """Whether the encoder gives one token for each picture."""
+    return not config.get("get_patches", True) or config.get("patch_pooling") == "avg"
+
+
+def is_normalised(config: Mapping[str, Any]) -> bool:
+    """mean_std_normalisation: null or false, or ImageNet's: true, "imagenet", or [mean, std], {"mean", "std"}."""
+    value = config.get("mean_std_normalisation")
+    if value is None or value is False:
+        return False
+    if value is True or value == "imagenet":
+        return True
+    numbers = [value["mean"], value["std"]] if isinstance(value, Mapping) else value
+    if np.shape(numbers) == (2, 3) and np.allclose(numbers, IMAGENET, atol=1e-6):
+        return True
+    raise ValueError(f"mean_std_normalisation is {value!r}; expected null, or ImageNet's mean and deviation {IMAGENET}")
+
+
+def _in_unit_range(images: np.ndarray) -> Array:
+    pixels = jnp.asarray(images, jnp.float32)
+    return pixels / 255 if np.issubdtype(images.dtype, np.integer) else pixels
+
+
+@partial(jax.jit, static_argnames=("net", "size", "pooled", "normalise"))
+def _tokens(net: ResNet, variables: Any, images: Array, size: tuple[int, int], pooled: bool, normalise: bool) -> Array:
+    return vision_tokens(net, variables, images, size, pooled=pooled, normalise=normalise)
 
 
 def recipe_resnet(variant: str, seed: int) -> tuple[ResNet, dict[str, Any]]:

@@ -11,6 +11,7 @@ from t2p.checkpoint import match_layers
 from t2p.io import UserError
 from t2p.methods.amplify.motion import cross_entropy
 from t2p.models.amplify import ForwardDynamics, MotionTokenizer, attention_mask
+from t2p.models.gpt import Decoder, Encoder
 
 V, T, N, D = 2, 5, 9, 16
 
@@ -163,6 +164,23 @@ def test_layers_as_a_scan_and_dropout(params: Any) -> None:
         tokenizer().apply({"params": params}, x, train=True, rngs={"dropout": jax.random.key(i)})[0] for i in (0, 1)
     ]
     assert np.abs(noisy[0] - noisy[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_stack_without_layers_is_positions_and_a_norm(scan: bool) -> None:
+    stack, x = Decoder(depth=0, heads=4, dim=D, length=5, scan=scan, remat=scan), jnp.ones((2, 5, D))
+    cond = jnp.ones((2, 3, D))
+    params = stack.init({"params": jax.random.key(0)}, x, cond)["params"]
+    assert set(params) == {"positions", "norm"}
+    found = stack.apply({"params": params}, x, cond, train=False)
+    shifted = x + params["positions"]
+    want = (shifted - shifted.mean(-1, keepdims=True)) / jnp.sqrt(shifted.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(found, want, atol=1e-4)
+    encoder = Encoder(depth=0, heads=4, dim=D, length=5, scan=scan)
+    cache = encoder.empty_cache(2)
+    out, again = encoder.apply({"params": params}, x, jnp.ones((5, 5), bool), cache=cache)
+    np.testing.assert_allclose(out, found, atol=1e-6)
+    assert [a.shape for a in again] == [a.shape for a in cache]
 
 
 def test_bad_shapes_and_names() -> None:

@@ -46,12 +46,13 @@ def tokenizer(**changes):
 
 
 def test_other_configurations():
-    learned = model_settings(config(std="learned", action_squash_scale="learned"), tokenizer())
+    numbers = {"head.std": np.ones(()), "head.action_squash_scale": np.ones(())}
+    learned = model_settings(config(std=0.1), tokenizer(), numbers)
     assert learned["spread"] == "scalar" and learned["learned_scale"] and "std" not in learned
-    fixed = model_settings(config(std=0.3, action_squash_scale=2, action_squash=False), tokenizer())
+    fixed = model_settings(config(std=0.3, action_squash_scale=2, action_squash=False), tokenizer(), {})
     assert (fixed["std"], fixed["scale"], fixed["squash"]) == (0.3, 2, False)
-    assert model_settings(config(), tokenizer())["std"] == 0.1  # the release's value where none is given
-    assert head_from(config(), model_settings(config(), tokenizer())).discount == 1.0
+    assert model_settings(config(), tokenizer(), {})["std"] == 0.1  # the release's value where none is given
+    assert head_from(config(), model_settings(config(), tokenizer(), {})).discount == 1.0
 
 
 @pytest.mark.parametrize(
@@ -64,14 +65,14 @@ def test_other_configurations():
     ],
 )
 def test_parts_of_the_condition(changes, per_view, parts, tokens):
-    settings = model_settings(config(type="diffusion", **changes), tokenizer(per_view=per_view))
+    settings = model_settings(config(type="diffusion", **changes), tokenizer(per_view=per_view), {})
     assert settings["parts"] == parts and settings["condition"] == tokens
 
 
 def test_steps_of_sampling():
     for kind, name, steps in (("diffusion", "diffusion_steps", 12), ("flow", "flow_matching_steps", 9)):
         chosen = config(type=kind, **{name: steps})
-        head = head_from(chosen, model_settings(chosen, tokenizer()))
+        head = head_from(chosen, model_settings(chosen, tokenizer(), {}))
         assert steps == (head.inference_steps if kind == "diffusion" else head.steps)
         if kind == "diffusion":
             assert len(np.asarray(head.schedule.betas)) == steps

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from t2p.io import UserError
@@ -61,6 +62,11 @@ def cross_entropy(logits: Array, classes: Array) -> Array:
     """[..., c] and [...] int -> [...]."""
     picked = jnp.take_along_axis(logits, classes[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def weigh_views(config: ml_collections.ConfigDict) -> None:
+    """Sets loss.weights to those of window.views; a view that the released code does not name counts 1."""
+    config.loss.weights = tuple(VIEW_WEIGHTS.get(view, 1.0) for view in config.window.views)
 
 
 def view_weights(views: Sequence[str], weights: Mapping[str, float] = VIEW_WEIGHTS) -> np.ndarray:
