@@ -126,10 +126,12 @@ def test_sigterm_at_random_moments(processes, undisturbed):
     moments = Moments(workdir, seed=processes)
     faults = []
     for start in range(1, TERMINATIONS + 1):
-        restores = start == TERMINATIONS  # by then there is a checkpoint
-        when = moments.while_restoring(start) if restores else moments.after_command_began(start, 8.0)
+        restores = start == TERMINATIONS  # by then there is a checkpoint, however slow the machine is
+        early = moments.after_steps(start) if start % 2 == 0 else moments.after_command_began(start, 4.0)
+        when = moments.while_restoring(start) if restores else early
         faults += [Fault(k, signal.SIGTERM, when) for k in range(processes)]
-    options = {"sleep": 0.1, "retries": TERMINATIONS, "grace": 20.0, "faults": faults}
+    # All starts together cannot reach the last step: 4 s are 10 steps of 0.4 s at the most.
+    options = {"sleep": 0.4, "retries": TERMINATIONS, "grace": 20.0, "faults": faults}
     group = training(folder / f"logs-terminated-{processes}", workdir, processes, "steps=100", **options)
     moments.group = group
     assert run(group) == 0, said(group)
