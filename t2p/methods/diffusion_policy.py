@@ -21,7 +21,7 @@ from t2p.methods.base import Variables
 from t2p.methods.bounds import COUNT, check_bounds
 from t2p.methods.normalise import Limits, empty_statistics
 from t2p.methods.open_loop import SETPOINT, SETPOINT_WIDTHS, ChunkStage, state_of, undo_limits
-from t2p.models.resnet import IMAGENET, ResNet, forward_flops, make_resnet
+from t2p.models.resnet import IMAGENET, ResNet, make_resnet
 from t2p.types import Array, Batch, FieldWindow, Observe, WindowSpec
 
 STAGE = "diffusion_policy.policy"
@@ -104,7 +104,7 @@ class DiffusionPolicyStage(ChunkStage):
         return {"params": {"encoder": encoder, "head": head}, "batch_stats": {}, "frozen": {}}
 
     def flops_per_example(self, batch: Batch) -> float:
-        images = 3 * len(self.views) * forward_flops(self.net, self.crop)
+        images = 3 * len(self.views) * self.net.flops(self.crop)
         return images + self.head.train_flops(self.head.net.global_dim)
 
     def encode(self, variables: Variables, batch: Batch, rng: jax.Array | None) -> tuple[Array, Any]:

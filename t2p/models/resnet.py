@@ -115,6 +115,18 @@ class ResNet(nn.Module):
         """Numbers of the encoding."""
         return self.widths[-1] * (4 if self.bottleneck else 1)
 
+    def tokens(self, size: Size) -> int:
+        """Pixels of the last feature map of a picture of `size` (H, W)."""
+        stride = 2 * 2 ** len(self.blocks)
+        return math.prod(-(-side // stride) for side in size)
+
+    def flops(self, size: Size) -> float:
+        """Multiply-adds of the convolutions, times two, for one image of `size` (H, W)."""
+        images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        shapes = jax.eval_shape(partial(self.init, jax.random.key(0)), images)["params"]
+        kernels = {path: x.shape for path, x in flatten_dict(shapes, sep="/").items() if x.ndim == 4}
+        return sum(2.0 * math.prod(shape) * _pixels(path, self, size) for path, shape in kernels.items())
+
 
 def vision_tokens(
     net: ResNet, variables: Any, images: Array, size: Size, *, normalise: bool = False, pooled: bool = False
@@ -155,14 +167,6 @@ def make_resnet(variant: str, norm: str, dtype: Dtype = jnp.float32) -> ResNet:
     if variant not in VARIANTS:
         raise UserError(f"the image encoder is {variant!r}; expected one of {', '.join(VARIANTS)}")
     return ResNet(**VARIANTS[variant], norm=norm, dtype=dtype)
-
-
-def forward_flops(net: ResNet, size: tuple[int, int]) -> float:
-    """Multiply-adds of the convolutions, times two, for one image of `size` (H, W)."""
-    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    shapes = jax.eval_shape(partial(net.init, jax.random.key(0)), images)["params"]
-    kernels = {path: x.shape for path, x in flatten_dict(shapes, sep="/").items() if x.ndim == 4}
-    return sum(2.0 * math.prod(shape) * _pixels(path, net, size) for path, shape in kernels.items())
 
 
 def _pixels(path: str, net: ResNet, size: tuple[int, int]) -> int:

@@ -16,6 +16,7 @@ from t2p.data.mixture import select_episodes
 from t2p.io import UserError
 from t2p.methods.amplify.mixtures import MIXTURES
 from t2p.methods.registry import make_stage
+from t2p.train.init_from import check_settings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/amplify"
 
@@ -122,7 +123,9 @@ def commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("stage", "command"), commands())
 def test_commands_of_the_papers_tables_make_stages(stage, command):
     variant, *settings = shlex.split(command)
-    make_stage(load_config(f"{CONFIGS}/{stage}.py{variant}", settings))
+    config, plain = (load_config(f"{CONFIGS}/{stage}.py{variant}", changes) for changes in (settings, ()))
+    make_stage(config)
+    assert (config != plain) == bool(settings)  # each says something that the variant does not
     told = [
         f"--config.{new}{setting.removeprefix(f'--config.{old}')}"
         for setting in settings
@@ -131,7 +134,9 @@ def test_commands_of_the_papers_tables_make_stages(stage, command):
     ]
     for later in STAGES[STAGES.index(stage) + 1 :] if told else ():
         if variant.startswith((":released", ":paper")):
-            make_stage(load_config(f"{CONFIGS}/{later}.py{variant}", told))
+            built = load_config(f"{CONFIGS}/{later}.py{variant}", told)
+            keys = make_stage(built).builds_on[stage.removeprefix("motion_")]
+            check_settings(stage, built, {"path": "DIR", "config": config.to_dict()}, keys)
 
 
 def test_every_table_of_the_paper_has_its_commands():

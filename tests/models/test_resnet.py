@@ -8,7 +8,7 @@ from weights import numpy_variables
 
 from t2p.geometry.resample import resize_bilinear
 from t2p.io import UserError
-from t2p.models.resnet import ResNet, forward_flops, make_resnet, vision_tokens
+from t2p.models.resnet import ResNet, make_resnet, vision_tokens
 
 # torchvision's counts without the classifier
 PARAMETERS = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032}
@@ -25,7 +25,7 @@ def test_published_sizes(variant, norm):
     features, aux = jax.eval_shape(lambda v, x: net.apply(v, x), shapes, jnp.zeros((2, 224, 224, 3)))
     assert features.shape == (2, net.width) and aux["layer_3"].shape == (2, 7, 7, net.width)
     assert aux["stem"].shape == (2, 56, 56, 64)
-    assert forward_flops(net, (224, 224)) == pytest.approx(GIGA[variant] * 1e9, rel=0.01)
+    assert net.flops((224, 224)) == pytest.approx(GIGA[variant] * 1e9, rel=0.01)
 
 
 def test_group_norm_keeps_rows_apart_and_ignores_contrast():

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
@@ -17,13 +16,11 @@ from t2p.io import UserError
 from t2p.methods.base import Variables
 from t2p.methods.weights import digest
 from t2p.models import vit
-from t2p.models.resnet import IMAGENET, VARIANTS, WIDTHS, ResNet, Statistics, forward_flops, prepared, vision_tokens
+from t2p.models.resnet import IMAGENET, VARIANTS, WIDTHS, ResNet, Statistics, prepared, vision_tokens
 from t2p.types import Array, Batch, FieldWindow
 
 NAME = "images"  # in variables["frozen"], or in the parameters where the encoder is trained
 POOLINGS = ("mean", "class")
-RESNET_KEYS = ("blocks", "bottleneck", "norm", "widths", "stem")  # what makes a net, for `key`
-VIT_KEYS = ("patch", "dim", "depth", "heads", "grid", "scaled")
 
 
 def settings() -> dict[str, Any]:
@@ -70,8 +67,7 @@ class ImageEncoder:
         _check_names(chosen.encoder, chosen.pooled, pooling)
         height, width = chosen.size
         net = _net(chosen, dtype)
-        if isinstance(net, vit.ViT):
-            net.tokens((height, width))
+        net.tokens((height, width))  # UserError for a size that patches do not fill
         statistics = vit.STATISTICS.get(chosen.encoder, IMAGENET)
         own = chosen.pooled, chosen.normalise, chosen.trained, features, pooling, statistics
         return cls(net, (height, width), *own)
@@ -99,12 +95,7 @@ class ImageEncoder:
     @property
     def tokens(self) -> int:
         """P: of each view."""
-        if self.pooled:
-            return 1
-        if isinstance(self.net, vit.ViT):
-            return self.net.tokens(self.size)
-        stride = 2 * 2 ** len(self.net.blocks)
-        return math.prod(-(-side // stride) for side in self.size)
+        return 1 if self.pooled else self.net.tokens(self.size)
 
     def zeros(self, rows: int, views: int) -> Array:
         """Tokens [B, V, P, C] of nothing, for shapes."""
@@ -159,11 +150,10 @@ class ImageEncoder:
 
     def key(self, own: Variables) -> dict[str, Any]:
         """All that tokens depend on, JSON-able; see t2p.methods.base.Encoder."""
-        names = RESNET_KEYS if isinstance(self.net, ResNet) else VIT_KEYS
-        net = {name: getattr(self.net, name) for name in names}
-        net |= {} if isinstance(self.net, ResNet) else {"statistics": self.statistics}
+        names = [field.name for field in fields(self.net) if field.name not in ("dtype", "parent", "name")]
         return {
-            **net,
+            **{name: getattr(self.net, name) for name in names},
+            **({} if self.statistics == IMAGENET else {"statistics": self.statistics}),
             "compute": jnp.dtype(self.net.dtype).name,
             "size": self.size,
             "resize": "bilinear, half-pixel centres, no antialiasing",
@@ -178,9 +168,7 @@ class ImageEncoder:
 
     def flops(self) -> float:
         """Of one picture, forward; none where tokens are read."""
-        if self.features:
-            return 0.0
-        return self.net.flops(self.size) if isinstance(self.net, vit.ViT) else forward_flops(self.net, self.size)
+        return 0.0 if self.features else self.net.flops(self.size)
 
 
 def _net(chosen: ml_collections.ConfigDict, dtype: Any) -> ResNet | vit.ViT:

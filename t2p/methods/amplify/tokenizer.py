@@ -15,13 +15,13 @@ from t2p.io import UserError
 from t2p.methods.amplify import images, inputs
 from t2p.methods.amplify.images import ImageEncoder, side_by_side
 from t2p.methods.amplify.motion import (
-    VIEW_WEIGHTS,
     Window,
     cross_entropy,
     likeliest,
     to_classes,
     to_tracks,
     to_velocities,
+    weigh_views,
 )
 from t2p.methods.attention import chosen_attention
 from t2p.methods.base import TRUE_CODES, Predict, Variables
@@ -40,6 +40,8 @@ NET_BOUNDS = {
     "input_scale": POSITIVE,
     "dropout": DROPOUT,
 }
+# Settings that the network has by the same names.
+NET_KEYS = ("dim", "depth", "heads", "mlp", "mask", "latents", "queries", "output", "per_view", "input_scale")
 BOUNDS = {**{f"model.{name}": bound for name, bound in NET_BOUNDS.items()}, **inputs.BOUNDS}
 
 
@@ -73,9 +75,9 @@ def configure(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict(net_settings())
     # weights: of the views, in their order (released code). mask_padding: leave out the steps that repeat an episode's
     # last frame; the released code learns from them.
-    weights = tuple(VIEW_WEIGHTS[view] for view in ("agentview", "eye_in_hand"))
-    config.loss = ml_collections.ConfigDict({"weights": weights, "mask_padding": False})
+    config.loss = ml_collections.ConfigDict({"weights": (), "mask_padding": False})
     inputs.configure(config)
+    weigh_views(config)
     config.optimizer.update({"schedule": "constant", "b2": 0.95})
     return config
 
@@ -102,21 +104,7 @@ def make_net(
         steps=window.steps - 1,
         window=_window(s.window),
         levels=levels_of(s.codebook),
-        **{
-            name: s[name]
-            for name in (
-                "dim",
-                "depth",
-                "heads",
-                "mlp",
-                "mask",
-                "latents",
-                "queries",
-                "output",
-                "per_view",
-                "input_scale",
-            )
-        },
+        **{name: s[name] for name in NET_KEYS},
         images=joint(s),
         dropout=s.dropout,
         dtype=jnp.dtype(config.dtype),
