@@ -98,7 +98,9 @@ def test_a_restored_policy_acts_the_same_in_any_company(trained):
     every = np.ones((2, 32), bool)
     both = plan([0, 1], every)
     assert both.shape == (2, 9, 10) and np.isfinite(both).all()
-    np.testing.assert_allclose(plan([1], every)[0], both[1], atol=1e-5)
+    # Batches of other sizes add up in another order, and 16 denoising steps amplify it: to 1.6e-5 with jax 0.11.
+    np.testing.assert_allclose(plan([1], every)[0], both[1], rtol=0, atol=5e-5)
+    assert np.abs(both[0] - both[1]).max() > 1e-2  # what another scene makes of it
     some = every.copy()
     some[1, 16:] = False
     before = plan([1], some)[0]
